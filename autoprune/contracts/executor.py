@@ -1,0 +1,99 @@
+"""The contracts of an evaluator and of an executor, which runs evaluators somewhere.
+
+    executor = LocalExecutor(spec)
+    executor.submit(WorkItem(trial=3, policy=policy, rung=0, seed=17))   # while free > 0
+    executor.wait(timeout_s=1.0)          # [WorkResult(...)], empty when the time is up
+    executor.close()                      # kills what still runs; nothing is lost but work
+
+* One thread drives an executor; it is not safe for several.
+* Results come back once each, in any order.
+* A failing evaluation is a result with a failure, never an exception; `ExecutorError`
+  means that no more work can be done.
+* `close` may be called at any time, twice as well.
+"""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from autoprune.policy import Policy
+from autoprune.trial import Evaluation, Failure
+
+Split = Literal["search", "report"]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkItem:
+    """One evaluation to run: a canonical policy at a rung, on one split, from a seed."""
+
+    trial: int
+    policy: Policy
+    rung: int = 0
+    split: Split = "search"
+    seed: int = 0
+    attempt: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class WorkResult:
+    """What came of an item: exactly one of `evaluation` and `failure` is set."""
+
+    item: WorkItem
+    evaluation: Evaluation | None = None
+    failure: Failure | None = None
+
+
+class Evaluator(ABC):
+    """Evaluates items one after the other in one process, warm between them."""
+
+    @abstractmethod
+    def evaluate(self, item: WorkItem) -> Evaluation:
+        """Prune, repair, recover and measure; raises on failure."""
+
+    @property
+    def needs_probe(self) -> bool:
+        """Say whether some metrics must be measured where nothing else runs."""
+        return False
+
+    def probe(self, item: WorkItem, evaluation: Evaluation) -> Evaluation:
+        """Return `evaluation` completed by the metrics that need an exclusive process."""
+        return evaluation
+
+
+@dataclass(frozen=True)
+class EvaluatorSpec:
+    """How to build an evaluator in any process: an import string and JSON options."""
+
+    target: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def build(self) -> Evaluator:
+        """Import `target` (`"package.module:Class"`) and construct it with the options."""
+        module, _, name = self.target.partition(":")
+        evaluator: Evaluator = getattr(importlib.import_module(module), name)(**self.options)
+        return evaluator
+
+
+class Executor(ABC):
+    """Runs items on evaluators."""
+
+    @property
+    @abstractmethod
+    def free(self) -> int:
+        """How many items can be submitted now."""
+
+    @abstractmethod
+    def submit(self, item: WorkItem) -> None:
+        """Start an item; allowed only while `free` is above zero."""
+
+    @abstractmethod
+    def wait(self, timeout_s: float) -> Sequence[WorkResult]:
+        """Return what finished, waiting at most `timeout_s` seconds for the first."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Stop everything at once, within seconds."""

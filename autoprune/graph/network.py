@@ -1,0 +1,43 @@
+"""What the engine knows about a traced network, as plain data.
+
+It is found once per job (`autoprune.graph.discovery`), stored with the job, and sent to
+every worker, so that no worker traces again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from autoprune.graph.cost import CostTable
+from autoprune.graph.group import GroupTable
+
+
+@dataclass(frozen=True)
+class NetworkGraph:
+    """Groups, costs, and the (convolution, batch norm) pairs that fold for inference."""
+
+    groups: GroupTable
+    costs: CostTable
+    foldable: tuple[tuple[str, str], ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object that `from_json` turns back into an equal graph."""
+        return {
+            "groups": self.groups.to_json(),
+            "costs": self.costs.to_json(),
+            "foldable": [list(pair) for pair in self.foldable],
+        }
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> NetworkGraph:
+        """Rebuild a graph from `to_json`."""
+        groups = GroupTable.from_json(body["groups"])
+        costs = CostTable.from_json(body["costs"], groups)
+        return cls(groups, costs, tuple((conv, norm) for conv, norm in body["foldable"]))
+
+    def with_groups(self, groups: GroupTable) -> NetworkGraph:
+        """Return the same network with other groups (some newly frozen)."""
+        costs = CostTable.from_json(self.costs.to_json(), groups)
+        return NetworkGraph(groups, costs, self.foldable)

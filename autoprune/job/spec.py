@@ -1,0 +1,158 @@
+"""The job file: everything a search needs, validated as a whole (pydantic, unknown keys
+are errors). Plug-in options are kept as given here; `autoprune.plugins` checks them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from autoprune.job.constraint import Constraint
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PluginSpec(_Section):
+    """A plug-in and its options: `name`, or `{name: ..., option: value}`."""
+
+    name: str = Field(min_length=1)
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+def _plugin(value: object) -> object:
+    if isinstance(value, str):
+        return {"name": value}
+    if isinstance(value, Mapping) and set(value) != {"name", "options"}:
+        options = {key: each for key, each in value.items() if key != "name"}
+        return {"name": value["name"], "options": options} if "name" in value else value
+    return value
+
+
+Plugin = Annotated[PluginSpec, BeforeValidator(_plugin)]
+
+
+class ModelSpec(_Section):
+    """Which network: a built-in `name` or the user's own `import`, and its checkpoint."""
+
+    name: str | None = None
+    import_: str | None = Field(default=None, alias="import", pattern=r"^[\w.]+:\w+$")
+    checkpoint: str | None = None
+    num_classes: int | None = Field(default=None, ge=2)
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> ModelSpec:
+        if (self.name is None) == (self.import_ is None):
+            raise ValueError("give exactly one of 'name' and 'import'")
+        return self
+
+    @property
+    def title(self) -> str:
+        """Name of the model for people."""
+        return self.name or self.import_ or ""
+
+
+class SplitSpec(_Section):
+    """How many labelled images guide the search (V) and how many only report (T).
+
+    Both are drawn once, seeded and stratified, from the part that `source` names, and
+    never overlap. Whole numbers are images, numbers below one are shares.
+    """
+
+    source: Literal["test", "train"] = "test"
+    search: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] = 0.5
+    report: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] = 0.5
+    seed: int = 0
+
+
+class DataSpec(_Section):
+    """Where the data comes from and how it is split."""
+
+    source: PluginSpec
+    splits: SplitSpec = SplitSpec()
+
+
+def _data(value: object) -> object:
+    if isinstance(value, Mapping) and "source" not in value:
+        rest = {key: each for key, each in value.items() if key != "splits"}
+        body: dict[str, object] = {"source": _plugin(rest)}
+        if "splits" in value:
+            body["splits"] = value["splits"]
+        return body
+    return {"source": _plugin(value)} if isinstance(value, str) else value
+
+
+class RungSpec(_Section):
+    """One fidelity: how much repair and recovery, and how many images judge the result."""
+
+    repair: Literal["none", "bn"] = "bn"
+    repair_images: int = Field(default=1000, ge=1)
+    images: int | None = Field(default=None, ge=1)
+    finetune_steps: int | None = Field(default=None, ge=1)
+    finetune_epochs: int | None = Field(default=None, ge=1)
+    distill: bool = False
+    batch_size: int = Field(default=128, ge=2)
+    learning_rate: float = Field(default=0.01, gt=0)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RungSpec:
+        if self.finetune_steps is not None and self.finetune_epochs is not None:
+            raise ValueError("give only one of 'finetune_steps' and 'finetune_epochs'")
+        if self.distill and self.finetune_steps is None and self.finetune_epochs is None:
+            raise ValueError("'distill' needs 'finetune_steps' or 'finetune_epochs'")
+        return self
+
+
+class BaselineSpec(_Section):
+    """Which searchers serve as yardsticks, and how many trials each may spend."""
+
+    searchers: tuple[Plugin, ...] = (PluginSpec(name="uniform"), PluginSpec(name="random"))
+    trials: int = Field(default=20, ge=1)
+
+
+class BudgetSpec(_Section):
+    """When the search ends: trials evaluated at the lowest rung, minutes, or both."""
+
+    trials: int | None = Field(default=100, ge=1)
+    minutes: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _bounded(self) -> BudgetSpec:
+        if self.trials is None and self.minutes is None:
+            raise ValueError("give 'trials', 'minutes' or both")
+        return self
+
+
+class ResourceSpec(_Section):
+    """What the evaluations run on. `serial` runs them in this process, one by one."""
+
+    workers: Literal["auto", "serial"] | Annotated[int, Field(ge=1)] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    gpus_per_worker: float = Field(default=1.0, gt=0)
+    trial_timeout_s: float = Field(default=600.0, gt=0)
+
+
+class Job(_Section):
+    """A search job. `name` is the file's stem unless given."""
+
+    name: str = Field(default="job", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    model: ModelSpec
+    data: Annotated[DataSpec, BeforeValidator(_data)]
+    space: Plugin = PluginSpec(name="layerwise")
+    objectives: tuple[Plugin, ...] = Field(
+        default=(PluginSpec(name="error"), PluginSpec(name="macs")), min_length=1
+    )
+    constraints: tuple[Annotated[Constraint, BeforeValidator(Constraint.parse)], ...] = ()
+    searchers: tuple[Plugin, ...] = Field(default=(PluginSpec(name="nsga2"),), min_length=1)
+    baselines: BaselineSpec = BaselineSpec()
+    rungs: tuple[RungSpec, ...] = Field(default=(RungSpec(),), min_length=1)
+    promote_one_in: int = Field(default=4, ge=2)
+    budget: BudgetSpec = BudgetSpec()
+    resources: ResourceSpec = ResourceSpec()
+    seed: int = Field(default=0, ge=0)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object that `Job.model_validate` turns back into an equal job."""
+        return self.model_dump(mode="json", by_alias=True)

@@ -1,0 +1,86 @@
+"""The policy: what to do to a network, as a frozen, hashable value.
+
+A policy is *canonical* when every `keep_ratio` equals a whole number of kept units
+divided by the units of its group, and groups that stay whole are left out; equal
+networks then have equal hashes (`GroupTable.canonical` produces this form).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any
+
+from autoprune.errors import PolicyError
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What happens to one prunable group: the share of its units that is kept, in (0, 1]."""
+
+    keep_ratio: float
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.keep_ratio <= 1.0:
+            raise PolicyError(f"keep_ratio must be in (0, 1], given: {self.keep_ratio!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How the decisions are carried out: the criterion that ranks the units of a group."""
+
+    criterion: str = "l1"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Decisions per prunable group, plus the recipe. Groups not named stay whole."""
+
+    decisions: Mapping[str, Decision] = field(default_factory=dict)
+    recipe: Recipe = field(default_factory=Recipe)
+
+    def __post_init__(self) -> None:
+        ordered = {name: self.decisions[name] for name in sorted(self.decisions)}
+        object.__setattr__(self, "decisions", MappingProxyType(ordered))
+
+    @classmethod
+    def from_keep_ratios(cls, keep_ratios: Mapping[str, float], criterion: str = "l1") -> Policy:
+        """Return the policy that keeps the given share of each named group."""
+        decisions = {name: Decision(ratio) for name, ratio in keep_ratios.items()}
+        return cls(decisions, Recipe(criterion=criterion))
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> Policy:
+        """Rebuild a policy from `to_json`; raises `PolicyError` on anything else."""
+        try:
+            decisions = {name: Decision(**entry) for name, entry in body["groups"].items()}
+            return cls(decisions, Recipe(**body["recipe"]))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise PolicyError(f"not a policy: {error}") from error
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object: `{"groups": {name: {"keep_ratio"}}, "recipe": {"criterion"}}`."""
+        groups = {name: asdict(decision) for name, decision in self.decisions.items()}
+        return {"groups": groups, "recipe": asdict(self.recipe)}
+
+    def keep_ratio(self, group: str) -> float:
+        """Return the kept share of `group`; 1.0 where the policy does not name it."""
+        decision = self.decisions.get(group)
+        return 1.0 if decision is None else decision.keep_ratio
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the JSON form; identifies the network when the policy is canonical."""
+        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def __hash__(self) -> int:
+        return int(self.sha256[:16], 16)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A mapping proxy cannot cross a process border; the JSON form can.
+        return (Policy.from_json, (self.to_json(),))

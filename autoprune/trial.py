@@ -1,0 +1,146 @@
+"""The trial: a policy on its way through one rung, and what was measured of it.
+
+States of a trial. A promotion opens a *new* trial with the same policy one rung up, so
+every trial has exactly one terminal event.
+
+    ask ──► WAITING ──dispatch──► RUNNING ──result──► COMPLETED
+               │                     ├──failure─────► FAILED
+               │                     └──lost or cut─► STOPPED
+               └──a hard constraint on a cheap cost─► INFEASIBLE   (never dispatched)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from autoprune.policy import Policy
+
+
+class TrialState(StrEnum):
+    """Where a trial stands; the last four are terminal."""
+
+    WAITING = "WAITING"
+    RUNNING = "RUNNING"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    INFEASIBLE = "INFEASIBLE"
+    STOPPED = "STOPPED"
+
+    @property
+    def is_terminal(self) -> bool:
+        """Say whether nothing more can happen to the trial."""
+        return self not in (TrialState.WAITING, TrialState.RUNNING)
+
+
+class FailureKind(StrEnum):
+    """Why a trial failed; decides whether it is tried again."""
+
+    CRASH = "CRASH"
+    OOM_HOST = "OOM_HOST"
+    OOM_GPU = "OOM_GPU"
+    TIMEOUT = "TIMEOUT"
+    NONFINITE = "NONFINITE"
+    INVALID = "INVALID"
+    PREEMPTED = "PREEMPTED"
+    INFRA = "INFRA"
+
+    @property
+    def is_deterministic(self) -> bool:
+        """Say whether another attempt would end the same way."""
+        return self in (FailureKind.TIMEOUT, FailureKind.NONFINITE, FailureKind.INVALID)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A failed attempt: its kind and a message for people."""
+
+    kind: FailureKind
+    message: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object with `kind` and `message`."""
+        return {"kind": str(self.kind), "message": self.message}
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> Failure:
+        """Rebuild a failure from `to_json`."""
+        return cls(FailureKind(body["kind"]), body["message"])
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One measured value in its objective's unit; `low` and `high` bound it where known."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def is_finite(self) -> bool:
+        """Say whether the value is a number that can stand in a front."""
+        return math.isfinite(self.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What one attempt at one rung measured.
+
+    `measurements` maps metric names to values; `violations` maps constraint texts to the
+    amount by which they are broken (> 0), relative to the bound; `phases_s` splits
+    `seconds` into named parts; `weights` names the stored weights, where any were kept.
+    """
+
+    measurements: Mapping[str, Measurement]
+    violations: Mapping[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    phases_s: Mapping[str, float] = field(default_factory=dict)
+    peak_bytes: int = 0
+    device: str = "cpu"
+    weights: str | None = None
+
+    @property
+    def is_feasible(self) -> bool:
+        """Say whether no constraint is broken."""
+        return not self.violations
+
+    def value(self, metric: str) -> float:
+        """Return the measured value of `metric`."""
+        return self.measurements[metric].value
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object that `from_json` turns back into an equal evaluation."""
+        body = asdict(self)
+        body["measurements"] = {
+            name: [each.value, each.low, each.high] for name, each in self.measurements.items()
+        }
+        return body
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> Evaluation:
+        """Rebuild an evaluation from `to_json`."""
+        measurements = {name: Measurement(*each) for name, each in body["measurements"].items()}
+        return cls(**{**body, "measurements": measurements})
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One policy at one rung, as the log knows it.
+
+    `number` counts from 0 in the order of asking (0 is the dense network); `parent` is
+    the trial of the rung below that this one was promoted from.
+    """
+
+    number: int
+    policy: Policy
+    searcher: str
+    rung: int = 0
+    state: TrialState = TrialState.WAITING
+    parent: int | None = None
+    attempts: int = 0
+    evaluation: Evaluation | None = None
+    report: Evaluation | None = None
+    failure: Failure | None = None
