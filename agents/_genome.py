@@ -1,0 +1,68 @@
+"""A search space as a box of numbers: one column per parameter."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from autoprune.space import Choice, Float, SearchSpace, Value, Values
+
+
+class Genome:
+    """Translates between a space's values and vectors, shape (parameters,) float64.
+
+    A whole number stands as itself and an option as its index, so `low` and `high` bound
+    every column; `ordered` marks the columns where nearby numbers mean similar networks.
+    """
+
+    def __init__(self, space: SearchSpace) -> None:
+        self.parameters = space.parameters
+        bounds = [
+            (0, len(each.options) - 1) if isinstance(each, Choice) else (each.low, each.high)
+            for each in space.parameters
+        ]
+        self.low = np.array([low for low, _ in bounds], dtype=np.float64)
+        self.high = np.array([high for _, high in bounds], dtype=np.float64)
+        self.ordered = np.array([not isinstance(each, Choice) for each in space.parameters])
+        self._whole = np.array([not isinstance(each, Float) for each in space.parameters])
+
+    def vector(self, values: Values) -> np.ndarray:
+        """Return `values` as a vector."""
+        return np.array(
+            [
+                each.options.index(str(values[each.name]))
+                if isinstance(each, Choice)
+                else values[each.name]
+                for each in self.parameters
+            ],
+            dtype=np.float64,
+        )
+
+    def values(self, vector: np.ndarray) -> dict[str, Value]:
+        """Return the values nearest to `vector`."""
+        snapped = self.snap(vector)
+        values: dict[str, Value] = {}
+        for each, number in zip(self.parameters, snapped.tolist(), strict=True):
+            if isinstance(each, Choice):
+                values[each.name] = each.options[int(number)]
+            else:
+                values[each.name] = number if isinstance(each, Float) else int(number)
+        return values
+
+    def snap(self, vectors: np.ndarray) -> np.ndarray:
+        """Return the nearest vectors of the space, any shape (..., parameters)."""
+        inside = np.clip(vectors, self.low, self.high)
+        return np.where(self._whole, np.rint(inside), inside)
+
+    def diagonal(self, level: float) -> np.ndarray:
+        """Return the vector with every ordered column at `level` in [0, 1] of its range.
+
+        Options stay at the first one.
+        """
+        vector = np.where(self.ordered, self.low + level * (self.high - self.low), self.low)
+        return self.snap(vector)
+
+    def from_unit(self, points: np.ndarray) -> np.ndarray:
+        """Map points of the unit cube, shape (n, parameters), so that values are equally likely."""
+        steps = np.floor(self.low + points * (self.high - self.low + 1.0))
+        spans = self.low + points * (self.high - self.low)
+        return self.snap(np.where(self._whole, steps, spans))

@@ -1,0 +1,46 @@
+"""NSGA-II: rank by dominance, break ties by crowding."""
+# mypy: disable-error-code="import-untyped"
+
+from __future__ import annotations
+
+from pymoo.algorithms.moo.nsga2 import binary_tournament
+from pymoo.operators.survival.rank_and_crowding import RankAndCrowding
+
+from autoprune.contracts.searcher import SearchProblem
+
+from ._pymoo import SteadyState
+
+
+class NSGA2(SteadyState):
+    """Evolves a population towards the front, spread by crowding distance.
+
+    Deb et al., "A fast and elitist multiobjective genetic algorithm: NSGA-II", IEEE TEC
+    2002, in its steady state: every trial, whoever asked for it, competes at once.
+
+    Args:
+        population: Size of the initial design and of the population that survives.
+        crossover: Probability that a child mixes its parents' ordered parameters.
+        mutation: Probability that a parameter mutates; one per child by default.
+
+    Raises:
+        PluginError: A population below 4, or a rate outside [0, 1].
+    """
+
+    def __init__(
+        self,
+        problem: SearchProblem,
+        *,
+        seed: int = 0,
+        population: int = 40,
+        crossover: float = 0.9,
+        mutation: float | None = None,
+    ) -> None:
+        super().__init__(
+            problem,
+            seed=seed,
+            population=population,
+            crossover=crossover,
+            mutation=mutation,
+            survival=RankAndCrowding(),
+            compare=binary_tournament,
+        )

@@ -1,0 +1,87 @@
+"""Uniform pruning: the same share kept everywhere, swept over the reachable cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from autoprune.contracts.searcher import SearchProblem, Searcher
+from autoprune.errors import PluginError
+from autoprune.policy import Policy
+from autoprune.trial import Trial
+
+from ._genome import Genome
+
+# Positions tried along the sweep; neighbours then differ by at most one unit in groups of
+# up to so many units.
+_STEPS = 512
+
+
+class Uniform(Searcher):
+    """Sets every ordered parameter to the same relative level; choices keep their first option.
+
+    The levels are those whose macs come nearest to an even division of the range between
+    the lowest and the highest reachable. They are asked farthest first (Gonzalez,
+    "Clustering to minimize the maximum intercluster distance", 1985), so that any number
+    of them covers the range nearly as well as that many could. Deterministic: the seed
+    and what is told change nothing.
+
+    Args:
+        points: How many levels the sweep has; fewer where levels give the same network.
+
+    Raises:
+        PluginError: Fewer than one point.
+    """
+
+    def __init__(self, problem: SearchProblem, *, seed: int = 0, points: int = 20) -> None:
+        super().__init__(problem, seed=seed)
+        if points < 1:
+            raise PluginError(f"uniform: points must be at least 1, given: {points!r}")
+        self._sweep = _sweep(problem, points)
+        self._asked = 0
+
+    def ask(self, count: int) -> Sequence[Policy]:
+        """Return the next policies of the sweep; none once it is over."""
+        policies = self._sweep[self._asked : self._asked + count]
+        self._asked += len(policies)
+        return policies
+
+    def tell(self, trial: Trial) -> None:
+        """Ignore the trial: the sweep is fixed."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how many policies have been asked."""
+        return {"asked": self._asked}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue exactly where `state` was taken."""
+        self._asked = int(state["asked"])
+
+
+def _sweep(problem: SearchProblem, points: int) -> list[Policy]:
+    """Return at most `points` different policies in the order of asking."""
+    genome = Genome(problem.space)
+    found: dict[str, tuple[Policy, int]] = {}
+    for level in np.linspace(1.0, 0.0, _STEPS + 1):
+        policy = problem.space.decode(genome.values(genome.diagonal(float(level))))
+        canonical = problem.groups.canonical(policy)
+        found.setdefault(canonical.sha256, (policy, problem.costs.costs(canonical).macs))
+    policies = [policy for policy, _ in found.values()]
+    macs = np.array([each for _, each in found.values()], dtype=np.float64)
+    targets = np.linspace(macs.max(), macs.min(), points)
+    nearest = np.abs(macs[:, None] - targets).argmin(axis=0)
+    chosen = list(dict.fromkeys(nearest.tolist()))
+    return [policies[chosen[index]] for index in _farthest_first(macs[chosen])]
+
+
+def _farthest_first(positions: np.ndarray) -> list[int]:
+    """Order positions on a line, shape (n,), each as far as possible from those before it."""
+    order = [0]
+    distance = np.abs(positions - positions[0])
+    while len(order) < len(positions):
+        distance[order] = -1.0
+        order.append(int(distance.argmax()))
+        distance = np.minimum(distance, np.abs(positions - positions[order[-1]]))
+    return order

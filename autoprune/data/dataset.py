@@ -1,0 +1,138 @@
+"""Labelled data split for a search, in memory, ready for a network.
+
+    dataset = Dataset.from_raw(Digits().load(), SplitSpec(search=300, report=300))
+    logits = model(dataset.normalise(dataset.search.inputs[:100]))
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from autoprune.contracts.data import RawData
+from autoprune.data._arrays import checked
+from autoprune.data._strata import stratified_order
+from autoprune.errors import DataError
+from autoprune.job.spec import SplitSpec
+
+
+@dataclass(frozen=True)
+class Part:
+    """Labelled inputs in a random order of which every prefix is close to class-balanced.
+
+    `inputs` is uint8 of shape (n, channels, height, width), laid out channels_last, or
+    float32 of shape (n, ...). `labels` is int64 of shape (n,).
+    """
+
+    inputs: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+class Dataset:
+    """Data of a job: `train` to repair and recover with, `search` (V) to judge candidates,
+    and `report` (T) for the final figures only.
+
+    "Class-balanced" means that each class has the share that it has in the source.
+    """
+
+    def __init__(
+        self,
+        train: Part,
+        search: Part,
+        report: Part,
+        num_classes: int,
+        mean: tuple[float, ...] = (),
+        std: tuple[float, ...] = (),
+    ) -> None:
+        self.train = train
+        self.search = search
+        self.report = report
+        self.num_classes = num_classes
+        # (pixel / 255 - mean) / std as one multiplication and one addition.
+        self._scale = 1.0 / (255.0 * torch.tensor(std or (1.0,)).reshape(-1, 1, 1))
+        self._shift = -(torch.tensor(mean or (0.0,)) / torch.tensor(std or (1.0,))).reshape(-1, 1, 1)
+
+    @classmethod
+    def from_raw(cls, raw: RawData, splits: SplitSpec) -> Dataset:
+        """Draw V and T, once and for all: seeded, stratified by class, and disjoint.
+
+        V is taken from the front and T from the back of one random order, so neither
+        changes when the size of the other does. From the test part, what is left over is
+        unused; from the training part, it is what is trained on.
+
+        Raises `DataError` if the splits ask for more than there is, or leave nothing to
+        train on, and for data that does not keep the contract of `RawData`.
+        """
+        raw = checked(raw, "data source")
+        # Own generator: no global state is touched. Seeds may be negative in a job.
+        generator = np.random.default_rng(splits.seed % 2**64)
+        is_from_test = splits.source == "test"
+        labels = raw.test_labels if is_from_test else raw.train_labels
+        searched, reported = _counts(len(labels), splits)
+        order = stratified_order(labels, generator)
+        held_out = (order[:searched], order[len(order) - reported :][::-1])
+        if is_from_test:
+            trained = stratified_order(raw.train_labels, generator)
+            inputs = raw.test_inputs
+        else:
+            trained = order[searched : len(order) - reported]
+            inputs = raw.train_inputs
+        search, report = (_part(inputs, labels, rows) for rows in held_out)
+        train = _part(raw.train_inputs, raw.train_labels, trained)
+        return cls(train, search, report, raw.num_classes, raw.mean, raw.std)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one sample, channels first."""
+        return tuple(self.train.inputs.shape[1:])
+
+    def normalise(self, inputs: Tensor) -> Tensor:
+        """Return what the network reads: float32, on the device of `inputs`.
+
+        uint8 images of shape (n, channels, height, width) are scaled to [0, 1],
+        normalised per channel, and laid out channels_last. Float inputs are returned as
+        they are.
+        """
+        if inputs.dtype != torch.uint8:
+            return inputs
+        if self._scale.device != inputs.device:
+            self._scale = self._scale.to(inputs.device)
+            self._shift = self._shift.to(inputs.device)
+        images = inputs.to(torch.float32, memory_format=torch.channels_last)
+        return images.mul_(self._scale).add_(self._shift)
+
+
+def _counts(total: int, splits: SplitSpec) -> tuple[int, int]:
+    """Return how many images V and T take of `total`."""
+    searched, reported = (_count(total, each) for each in (splits.search, splits.report))
+    asked = (
+        f"splits.search {splits.search} and splits.report {splits.report} ask for "
+        f"{searched} + {reported} = {searched + reported} images of the {splits.source} part, "
+        f"which has {total}"
+    )
+    if searched + reported > total:
+        raise DataError(f"{asked}; lower one of them")
+    if searched == 0 or reported == 0:
+        raise DataError(f"{asked}; each needs at least one image: raise the share that got none")
+    if splits.source == "train" and searched + reported == total:
+        raise DataError(f"{asked}; that leaves nothing to train on: lower one of them")
+    return searched, reported
+
+
+def _count(total: int, size: int | float) -> int:
+    # The tiny addend keeps 0.29 of 100 at 29, where 0.29 * 100 is 28.999999999999996.
+    return size if isinstance(size, int) else int(total * size + 1e-9)
+
+
+def _part(inputs: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> Part:
+    chosen = torch.from_numpy(inputs[rows])
+    if chosen.dtype == torch.uint8:
+        # Channels first by shape alone: in memory this is channels_last, and not a copy.
+        chosen = chosen.permute(0, 3, 1, 2)
+    return Part(chosen, torch.from_numpy(labels[rows]))

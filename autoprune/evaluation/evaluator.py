@@ -1,0 +1,181 @@
+"""The evaluator: one warm process that prunes, repairs, recovers and measures candidates.
+
+Everything that candidates share is built once: the model on its device, the plan with its
+scores, the images in their final layout. A candidate is then carve → recover → repair →
+fold → predict → measure.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autoprune.contracts.executor import Evaluator, WorkItem
+from autoprune.contracts.objective import Objective, Predictions, Stage, Subject
+from autoprune.data.dataset import Part
+from autoprune.errors import NonFiniteError
+from autoprune.evaluation.inference import BATCH, cast, fold, predict
+from autoprune.evaluation.preparation import Preparation
+from autoprune.evaluation.recovery import finetune, training_steps
+from autoprune.evaluation.repair import recalibrate
+from autoprune.evaluation.weights import save_weights
+from autoprune.evaluation.workbench import Workbench
+from autoprune.metrics import metrics_of
+from autoprune.trial import Evaluation, Measurement
+
+
+class NetworkEvaluator(Evaluator):
+    """Evaluates policies of one job. `files` is where weights of reported trials go."""
+
+    def __init__(
+        self,
+        *,
+        job: Mapping[str, Any],
+        preparation: Mapping[str, Any],
+        files: str | None = None,
+    ) -> None:
+        self.bench = Workbench(job, Preparation.from_json(preparation))
+        self.files = Path(files) if files else None
+        self.metrics: dict[str, Objective] = metrics_of(self.bench.job)
+        self._batches: dict[tuple[str, int, torch.dtype], list[Tensor]] = {}
+
+    @property
+    def needs_probe(self) -> bool:
+        """Say whether a metric needs the carved network in an exclusive process."""
+        return any(each.stage is Stage.NETWORK for each in self.metrics.values())
+
+    def evaluate(self, item: WorkItem) -> Evaluation:
+        """Prune, repair, recover and measure on the item's split.
+
+        The report split is judged in float32 on every image; the trial's weights are then
+        kept, named by their hash. Raises `NonFiniteError`, `PolicyError`.
+        """
+        clock = _Clock()
+        dtype = torch.float32 if item.split == "report" else self.bench.preparation.dtype
+        network = self.network(item, dtype, clock)
+        weights = None
+        if item.split == "report" and self.files is not None:
+            weights = save_weights(network, self.files)
+        with clock.phase("predict"):
+            predictions = self._predictions(network, item, dtype)
+        with clock.phase("measure"):
+            measured = self._measured(item, predictions)
+        return Evaluation(
+            measured,
+            seconds=clock.total_s,
+            phases_s=clock.phases_s,
+            peak_bytes=_peak_bytes(self.bench.device),
+            device=self.bench.device_name,
+            weights=weights,
+        )
+
+    def network(self, item: WorkItem, dtype: torch.dtype, clock: _Clock | None = None) -> nn.Module:
+        """Return the candidate's network: carved, recovered and repaired, float32, eval."""
+        clock = clock or _Clock()
+        rung = self.bench.job.rungs[item.rung]
+        with clock.phase("carve"):
+            network = self.bench.plan.carve(item.policy)
+        trained = training_steps(rung, len(self.bench.dataset.train)) > 0
+        if trained:
+            with clock.phase("recover"):
+                teacher = self.bench.model if rung.distill else None
+                finetune(
+                    network,
+                    self.bench.dataset,
+                    rung,
+                    seed=item.seed,
+                    device=self.bench.device,
+                    teacher=teacher,
+                )
+        # The untouched network keeps the statistics it was trained with.
+        if rung.repair == "bn" and (item.policy.decisions or trained):
+            with clock.phase("repair"):
+                images = self._inputs("train", rung.repair_images, dtype)
+                recalibrate(network, images, dtype)
+        return network.eval()
+
+    def probe(self, item: WorkItem, evaluation: Evaluation) -> Evaluation:
+        """Add the metrics that are measured on the carved network itself."""
+        network = self.bench.plan.carve(item.policy).eval()
+        subject = Subject(
+            self.bench.preparation.graph.costs.costs(item.policy),
+            network=network,
+            example=self.bench.example,
+        )
+        measured = dict(evaluation.measurements)
+        for name, metric in self.metrics.items():
+            if metric.stage is Stage.NETWORK:
+                measured[name] = _finite(name, metric.measure(subject))
+        return replace(evaluation, measurements=measured)
+
+    def _predictions(self, network: nn.Module, item: WorkItem, dtype: torch.dtype) -> Predictions:
+        part = self.bench.part(item.split)
+        rung = self.bench.job.rungs[item.rung]
+        wanted = len(part) if item.split == "report" else rung.images or len(part)
+        count = min(wanted, len(part))
+        folded = cast(fold(network, self.bench.preparation.graph.foldable), dtype)
+        logits = predict(folded, self._inputs(item.split, count, dtype))
+        if not torch.isfinite(logits).all():
+            raise NonFiniteError(f"the network of trial {item.trial} gives non-finite outputs")
+        return Predictions(logits, part.labels[:count].to(self.bench.device))
+
+    def _measured(self, item: WorkItem, predictions: Predictions) -> dict[str, Measurement]:
+        subject = Subject(self.bench.preparation.graph.costs.costs(item.policy), predictions)
+        return {
+            name: _finite(name, metric.measure(subject))
+            for name, metric in self.metrics.items()
+            if metric.stage is not Stage.NETWORK
+        }
+
+    def _inputs(self, part: str, count: int, dtype: torch.dtype) -> list[Tensor]:
+        """Return the first `count` inputs of a part in batches, prepared once and kept."""
+        key = (part, count, dtype)
+        if key not in self._batches:
+            source = self.bench.part(part)
+            self._batches[key] = list(self._prepared(source, min(count, len(source)), dtype))
+        return self._batches[key]
+
+    def _prepared(self, part: Part, count: int, dtype: torch.dtype) -> Iterator[Tensor]:
+        for start in range(0, count, BATCH):
+            raw = part.inputs[start : min(start + BATCH, count)].to(self.bench.device)
+            yield self.bench.dataset.normalise(raw).to(dtype)
+
+
+class _Clock:
+    """Adds up the seconds of named phases."""
+
+    def __init__(self) -> None:
+        self.phases_s: dict[str, float] = {}
+        self._start = time.perf_counter()
+
+    @property
+    def total_s(self) -> float:
+        return time.perf_counter() - self._start
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.phases_s[name] = self.phases_s.get(name, 0.0) + time.perf_counter() - start
+
+
+def _finite(name: str, measurement: Measurement) -> Measurement:
+    if not measurement.is_finite:
+        raise NonFiniteError(f"{name} is {measurement.value}")
+    return measurement
+
+
+def _peak_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,106 @@
+"""What candidates of a job share in one process: model, data, plan, device."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autoprune import plugins
+from autoprune.data.dataset import Dataset, Part
+from autoprune.errors import ModelError
+from autoprune.evaluation.inference import best_device
+from autoprune.evaluation.preparation import Preparation
+from autoprune.job.spec import Job, PluginSpec
+from autoprune.models.catalog import build_model
+from autoprune.surgery.plan import Plan
+from autoprune.surgery.scores import score_groups
+
+
+class Workbench:
+    """The job's dense model and data, resident on the device, and the plan to carve it.
+
+    Raises `ModelError` if the weights are not those that the job was prepared with.
+    """
+
+    def __init__(self, job: Mapping[str, Any], preparation: Preparation) -> None:
+        self.job = Job.model_validate(job)
+        self.preparation = preparation
+        self.device = best_device(self.job.resources.device)
+        self.dataset = load_dataset(self.job)
+        model = load_model(self.job, self.dataset)
+        if fingerprint(model) != preparation.fingerprint:
+            raise ModelError(
+                f"the weights of {self.job.model.title} changed since this job was created; "
+                "start a new run, or bring the old checkpoint back"
+            )
+        self.model = to_layout(model, self.device)
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The plan, with the scores of every criterion that the space may name."""
+        criteria = criteria_of(self.job)
+        groups = self.preparation.graph.groups
+        scores = {
+            name: score_groups(
+                self.model,
+                groups,
+                plugins.create("criterion", PluginSpec(name=name), seed=self.job.seed),
+            )
+            for name in criteria
+        }
+        return Plan(self.model, groups, scores)
+
+    @cached_property
+    def example(self) -> Tensor:
+        """Two normalised training inputs on the device, shape (2, ...)."""
+        return self.dataset.normalise(self.dataset.train.inputs[:2].to(self.device))
+
+    @property
+    def device_name(self) -> str:
+        """Name of the device, for the record."""
+        if self.device.type == "cuda":
+            return str(torch.cuda.get_device_name(self.device))
+        return f"cpu ({platform.machine()})"
+
+    def part(self, name: str) -> Part:
+        """Return the part called `train`, `search` or `report`."""
+        part: Part = getattr(self.dataset, name)
+        return part
+
+
+def criteria_of(job: Job) -> tuple[str, ...]:
+    """Return the names of the criteria that policies of the job may carry."""
+    return (str(job.space.options.get("criterion", "l1")),)
+
+
+def load_dataset(job: Job) -> Dataset:
+    """Read and split the job's data; raises `DataError`."""
+    source = plugins.create("data", job.data.source)
+    return Dataset.from_raw(source.load(), job.data.splits)
+
+
+def load_model(job: Job, dataset: Dataset) -> nn.Module:
+    """Build the job's dense model, in eval mode on the CPU; raises `ModelError`."""
+    return build_model(job.model, dataset.num_classes, dataset.input_shape)
+
+
+def to_layout(model: nn.Module, device: torch.device) -> nn.Module:
+    """Move a model to its device in channels-last layout, without gradients."""
+    has_images = any(parameter.dim() == 4 for parameter in model.parameters())
+    layout = torch.channels_last if has_images else torch.preserve_format
+    return model.to(device=device, memory_format=layout).requires_grad_(False).eval()
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Return a hash of every name, shape and value of the model's state."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype};".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

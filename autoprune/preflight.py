@@ -1,0 +1,170 @@
+"""Pre-flight: everything that can go wrong is found before a search starts.
+
+The model is built, run and traced, every group is proven, the space is constructed, the
+reachable costs are computed, and the constraints on them are checked. Nothing is written.
+"""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from autoprune import plugins
+from autoprune.contracts.executor import EvaluatorSpec, WorkItem
+from autoprune.errors import InputError, ModelError
+from autoprune.evaluation.inference import BATCH, best_device, fastest_dtype
+from autoprune.evaluation.preparation import Preparation
+from autoprune.evaluation.workbench import fingerprint, load_dataset, load_model, to_layout
+from autoprune.graph.cost import Costs
+from autoprune.graph.discovery import discover
+from autoprune.job.constraint import Constraint
+from autoprune.job.spec import Job
+from autoprune.metrics import cheap_measurements, metrics_of
+from autoprune.policy import Policy
+from autoprune.space import Integer, SearchSpace
+from autoprune.surgery.proof import prove
+
+_PROOF_SAMPLES = 2
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What is known before a search: the preparation, the space, and what it can reach."""
+
+    job: Job
+    preparation: Preparation
+    space: SearchSpace
+    dense: Costs
+    lowest: Costs
+    reachable: tuple[tuple[Constraint, bool | None], ...]
+
+
+def preflight(job: Job) -> Preflight:
+    """Check everything about `job` that can be checked without searching.
+
+    Raises `ModelError`, `DataError`, `PluginError` or `InputError`, with one message.
+    """
+    device = best_device(job.resources.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError("resources.device is 'cuda' but no CUDA device is available; use auto")
+    dataset = load_dataset(job)
+    model = to_layout(load_model(job, dataset), device)
+    sample = dataset.normalise(dataset.train.inputs[:BATCH].to(device))
+    graph = discover(model, sample[:_PROOF_SAMPLES])
+    _check_classes(model, sample[:_PROOF_SAMPLES], dataset.num_classes)
+    graph = graph.with_groups(prove(model, graph.groups, sample[:_PROOF_SAMPLES]))
+    preparation = Preparation(
+        graph, fastest_dtype(model, sample), dataset.num_classes, fingerprint(model)
+    )
+    space = plugins.create("space", job.space, graph.groups)
+    dense, lowest = graph.costs.costs(Policy()), _lowest(space, preparation)
+    reachable = tuple(
+        (each, _reachable(job, each, dense, lowest)) for each in job.constraints
+    )
+    return Preflight(job, preparation, space, dense, lowest, reachable)
+
+
+def require_reachable(found: Preflight) -> None:
+    """Raise `InputError` if a constraint on a cheap cost cannot be met by any policy."""
+    for constraint, is_reachable in found.reachable:
+        if is_reachable is False:
+            raise InputError(
+                f"constraint {constraint.text!r} cannot be met: the smallest network of the "
+                f"space has {found.lowest.macs:,} macs, {found.lowest.params:,} params and "
+                f"{found.lowest.size_bytes:,} bytes (dense: {found.dense.macs:,}, "
+                f"{found.dense.params:,}, {found.dense.size_bytes:,}); relax it, or lower "
+                "space.keep_ratio"
+            )
+
+
+def evaluator_spec(found: Preflight, files: str | None = None) -> EvaluatorSpec:
+    """Return how to build this job's evaluator in any process."""
+    return EvaluatorSpec(
+        "autoprune.evaluation.evaluator:NetworkEvaluator",
+        {
+            "job": found.job.to_json(),
+            "preparation": found.preparation.to_json(),
+            "files": files,
+        },
+    )
+
+
+def seconds_per_trial(found: Preflight) -> float:
+    """Evaluate the middle of the space at the lowest rung and return the warm seconds."""
+    evaluator = evaluator_spec(found).build()
+    middle = {
+        each.name: (each.low + each.high) // 2
+        for each in found.space.parameters
+        if isinstance(each, Integer)
+    }
+    policy = found.preparation.graph.groups.canonical(found.space.decode(middle))
+    laps = [evaluator.evaluate(WorkItem(0, policy)).seconds for _ in range(3)]
+    return statistics.median(laps[1:])
+
+
+def inspection(found: Preflight, seconds: float) -> dict[str, Any]:
+    """Return the JSON object that `autoprune inspect --format json` prints."""
+    costs = found.preparation.graph.costs
+    macs = dict(zip([x.module for x in costs.layers], costs.layer_macs(Policy()), strict=True))
+    params = dict(zip([x.module for x in costs.layers], costs.layer_params(Policy()), strict=True))
+    groups = [
+        {
+            "name": group.name,
+            "layers": list(group.layers),
+            "units": group.units,
+            "macs_share": sum(macs.get(x, 0.0) for x in group.layers) / max(1, found.dense.macs),
+            "params_share": sum(params.get(x, 0.0) for x in group.layers)
+            / max(1, found.dense.params),
+            "frozen": group.is_frozen,
+            "reason": group.reason,
+        }
+        for group in found.preparation.graph.groups
+    ]
+    return {
+        "model": found.job.model.title,
+        "dense": {"macs": found.dense.macs, "params": found.dense.params},
+        "lowest": {"macs": found.lowest.macs, "params": found.lowest.params},
+        "groups": groups,
+        "constraints": [
+            {"text": each.text, "reachable": is_reachable} for each, is_reachable in found.reachable
+        ],
+        "seconds_per_trial": seconds,
+    }
+
+
+def _lowest(space: SearchSpace, preparation: Preparation) -> Costs:
+    """Return the cost with every ordered parameter at its lowest value."""
+    values = {
+        each.name: each.low if hasattr(each, "low") else each.options[0]
+        for each in space.parameters
+    }
+    return preparation.graph.costs.costs(space.decode(values))
+
+
+def _reachable(job: Job, constraint: Constraint, dense: Costs, lowest: Costs) -> bool | None:
+    """Say whether a constraint can be met; None where only a measurement tells."""
+    metrics = metrics_of(job)
+    at_dense, at_lowest = cheap_measurements(metrics, dense), cheap_measurements(metrics, lowest)
+    if constraint.metric not in at_dense:
+        return None
+    bound_base = at_dense[constraint.metric].value
+    ends = (at_dense[constraint.metric].value, at_lowest[constraint.metric].value)
+    return any(constraint.violation(value, bound_base) == 0.0 for value in ends)
+
+
+def _check_classes(model: torch.nn.Module, sample: torch.Tensor, num_classes: int) -> None:
+    with torch.inference_mode():
+        outputs = model(sample)
+    if not isinstance(outputs, torch.Tensor) or outputs.dim() != 2:
+        raise ModelError(
+            f"the model must return logits of shape (batch, classes), got "
+            f"{tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__}"
+        )
+    if outputs.shape[1] < num_classes:
+        raise ModelError(
+            f"the model has {outputs.shape[1]} outputs but the data has {num_classes} classes; "
+            "set model.num_classes or use a checkpoint trained on this data"
+        )

@@ -1,0 +1,6 @@
+"""Contract suites for plug-ins, as pytest classes to inherit from."""
+
+from .searcher import SearcherContract
+from .space import SpaceContract
+
+__all__ = ["SearcherContract", "SpaceContract"]

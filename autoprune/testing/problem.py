@@ -1,0 +1,83 @@
+"""A small search problem made by hand, with objectives that cost microseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from autoprune.contracts.objective import Goal
+from autoprune.contracts.searcher import SearchProblem
+from autoprune.errors import PolicyError
+from autoprune.graph.cost import CostTable, LayerCost
+from autoprune.graph.group import GroupTable, PrunableGroup, Slice
+from autoprune.policy import Policy
+from autoprune.space import Choice, Integer, SearchSpace, Values
+from autoprune.trial import Evaluation, Measurement
+
+_CRITERION = "criterion"
+
+
+class CountSpace(SearchSpace):
+    """Kept units of every prunable group from 1 up, and one of several criteria."""
+
+    def __init__(self, groups: GroupTable, criteria: tuple[str, ...] = ("l1", "l2")) -> None:
+        self._groups = groups
+        counts = [Integer(group.name, 1, group.units) for group in groups.prunable]
+        self._choice = Choice(_CRITERION, criteria)
+        self.parameters = (*counts, self._choice)
+
+    def decode(self, values: Values) -> Policy:
+        """Return the canonical policy with these counts and this criterion."""
+        ratios = {
+            group.name: int(values[group.name]) / group.units for group in self._groups.prunable
+        }
+        return self._groups.canonical(Policy.from_keep_ratios(ratios, str(values[_CRITERION])))
+
+    def encode(self, policy: Policy) -> Values:
+        """Return counts and criterion; `PolicyError` for other groups or criteria."""
+        if not self._choice.allows(policy.recipe.criterion):
+            raise PolicyError(f"criterion {policy.recipe.criterion!r} is outside the space")
+        return {**self._groups.kept_units(policy), _CRITERION: policy.recipe.criterion}
+
+
+def small_problem(
+    units: Sequence[int] = (8, 12, 16, 6), criteria: tuple[str, ...] = ("l1", "l2")
+) -> SearchProblem:
+    """Return a chain of convolutions whose hidden layers have `units` channels each.
+
+    Its goals are accuracy (to be maximised, so that a wrong sign shows) and macs.
+    """
+    widths = [3, *units, 10]
+    layers = [
+        LayerCost(f"conv{index}", inputs, outputs, 9, 64, 1, per_out=1)
+        for index, (inputs, outputs) in enumerate(zip(widths, widths[1:], strict=False), start=1)
+    ]
+    groups = GroupTable(
+        [
+            *(_group(f"conv{index}", count, index) for index, count in enumerate(units, start=1)),
+            _group(layers[-1].module, 10, len(layers)).frozen("its units are the outputs"),
+        ]
+    )
+    goals = (Goal("accuracy", "1", "max", reference=0.0), Goal("macs", "1", "min"))
+    return SearchProblem(CountSpace(groups, criteria), goals, groups, CostTable(layers, groups))
+
+
+def _group(name: str, units: int, index: int) -> PrunableGroup:
+    entries = np.arange(units)[:, None]
+    made = Slice(name, "out", units, entries)
+    return PrunableGroup(name, units, (made, Slice(f"conv{index + 1}", "in", units, entries)))
+
+
+def measure(problem: SearchProblem, policy: Policy) -> Evaluation:
+    """Return the accuracy and the macs of `policy`.
+
+    Group g of G loses (1 - keep_ratio)² of a weight that grows fourfold from the first
+    group to the last, so uniform pruning is never the best; `l2` loses a little more.
+    """
+    ratios = np.array([policy.keep_ratio(group.name) for group in problem.groups.prunable])
+    weights = np.linspace(1.0, 4.0, len(ratios))
+    loss = float(weights @ (1.0 - ratios) ** 2 / weights.sum())
+    loss += 0.02 * (policy.recipe.criterion != "l1")
+    values = {"accuracy": 1.0 - loss, "macs": float(problem.costs.costs(policy).macs)}
+    return Evaluation({name: Measurement(value) for name, value in values.items()})
