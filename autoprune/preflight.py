@@ -80,21 +80,19 @@ def require_reachable(found: Preflight) -> None:
             )
 
 
-def evaluator_spec(found: Preflight, files: str | None = None) -> EvaluatorSpec:
-    """Return how to build this job's evaluator in any process."""
+def evaluator_spec(
+    job: Job, preparation: Preparation, files: str | None = None
+) -> EvaluatorSpec:
+    """Return how to build a job's evaluator in any process."""
     return EvaluatorSpec(
         "autoprune.evaluation.evaluator:NetworkEvaluator",
-        {
-            "job": found.job.to_json(),
-            "preparation": found.preparation.to_json(),
-            "files": files,
-        },
+        {"job": job.to_json(), "preparation": preparation.to_json(), "files": files},
     )
 
 
 def seconds_per_trial(found: Preflight) -> float:
     """Evaluate the middle of the space at the lowest rung and return the warm seconds."""
-    evaluator = evaluator_spec(found).build()
+    evaluator = evaluator_spec(found.job, found.preparation).build()
     middle = {
         each.name: (each.low + each.high) // 2
         for each in found.space.parameters

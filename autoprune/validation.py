@@ -24,7 +24,7 @@ from autoprune.job.spec import (
     SplitSpec,
 )
 from autoprune.metrics import metric_plugin
-from autoprune.models.names import check_model_name
+from autoprune.models.catalog import is_known, model_names
 
 _SECTIONS: Mapping[str, type[BaseModel]] = {
     "model": ModelSpec,
@@ -104,8 +104,9 @@ def _plugin_entries(raw: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
 
 def _meaning_problems(job: Job) -> Iterator[Violation]:
     """Check what only makes sense on a job that is well-formed."""
-    if problem := check_model_name(job.model):
-        yield Violation("model.name", job.model.name, problem)
+    if job.model.name is not None and not is_known(job.model.name):
+        rule = f"unknown model; {suggestion(job.model.name, model_names())}"
+        yield Violation("model.name", job.model.name, rule)
     checkpoint = job.model.checkpoint
     if checkpoint is not None and not Path(checkpoint).is_file():
         yield Violation("model.checkpoint", checkpoint, "the file does not exist")

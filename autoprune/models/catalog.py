@@ -59,6 +59,14 @@ def model_names() -> list[str]:
     return sorted([*_BUILDERS, *(f"{_TORCHVISION}{name}" for name in _torchvision_names())])
 
 
+def is_known(name: str) -> bool:
+    """Say whether `build_model` knows `name`; imports torchvision only for its names."""
+    is_torchvision = name.startswith(_TORCHVISION)
+    return name in _BUILDERS or (
+        is_torchvision and name.removeprefix(_TORCHVISION) in _torchvision_names()
+    )
+
+
 def _builder(name: str) -> _Builder:
     if name in _BUILDERS:
         return _BUILDERS[name]

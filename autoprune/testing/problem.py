@@ -42,7 +42,7 @@ class CountSpace(SearchSpace):
 
 
 def small_problem(
-    units: Sequence[int] = (8, 12, 16, 6), criteria: tuple[str, ...] = ("l1", "l2")
+    units: Sequence[int] = (16, 24, 32, 12), criteria: tuple[str, ...] = ("l1", "l2")
 ) -> SearchProblem:
     """Return a chain of convolutions whose hidden layers have `units` channels each.
 

@@ -56,10 +56,13 @@ class SearcherContract:
         assert len(searcher.ask(1)) == 1
 
     def test_asks_may_pile_up_before_the_first_tell(self) -> None:
-        searcher = self.make(self.problem(), 0)
-        asked = [policy for _ in range(6) for policy in _ask_at_most(searcher, 2)]
-        assert len({policy.sha256 for policy in asked}) == 12
-        self._run(searcher, self.problem(), rounds=2, number=100)
+        problem = self.problem()
+        searcher = self.make(problem, 0)
+        asked = [policy for _ in range(20) for policy in _ask_at_most(searcher, 2)]
+        assert asked
+        for number, policy in enumerate(asked):
+            searcher.tell(self._trial(problem, policy, number))
+        assert _ask_at_most(searcher, 3)
 
     def test_policies_belong_to_the_space(self) -> None:
         problem = self.problem()
@@ -84,7 +87,7 @@ class SearcherContract:
         trials = [self._trial(problem, each, n) for n, each in enumerate(searcher.ask(8))]
         for trial in trials[:0:-2]:
             searcher.tell(trial)
-        _ask_at_most(searcher, 3)
+        trials += [self._trial(problem, each, 8) for each in _ask_at_most(searcher, 1)]
         for trial in trials[::2]:
             searcher.tell(trial)
         assert _ask_at_most(searcher, 3)
@@ -156,8 +159,9 @@ class SearcherContract:
         for rounds in (0, 1, 5, 14):
             original = self.make(problem, 3)
             self._run(original, problem, rounds=rounds)
-            under_way = [self._trial(problem, each, 900 + n) for n, each in enumerate(original.ask(5))]
-            original.tell(under_way[0])
+            under_way = [self._trial(problem, each, 900) for each in original.ask(5)]
+            for trial in under_way[:1]:
+                original.tell(trial)
             state = _stored(original.state_dict())
             rebuilt = self.make(problem, 3)
             rebuilt.load_state_dict(state)

@@ -1,0 +1,212 @@
+"""The command line. Exit codes: 0 success, 1 the search failed, 2 bad input, 130 Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from autoprune.errors import AutopruneError, InputError
+
+app = typer.Typer(
+    name="autoprune",
+    help="Search for the smaller networks that a trained PyTorch model contains.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+class Format(StrEnum):
+    """How results are printed."""
+
+    text = "text"
+    json = "json"
+
+
+JobFile = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The job file.")]
+RunDirectory = Annotated[Path, typer.Argument(metavar="RUN", help="The run's directory.")]
+FormatOption = Annotated[Format, typer.Option("--format", help="For people, or for programs.")]
+Overrides = Annotated[
+    list[str],
+    typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override a job key; may be repeated."),
+]
+
+
+@app.command()
+def search(
+    job: JobFile,
+    run: Annotated[Path | None, typer.Option(help="Directory of the run [runs/NAME].")] = None,
+    address: Annotated[str | None, typer.Option(help="An existing Ray cluster.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
+    set_: Overrides = [],  # noqa: B006  typer copies it
+    format_: FormatOption = Format.text,
+) -> None:
+    """Search, and write the report."""
+    from autoprune.cli.progress import LiveProgress
+    from autoprune.cli.tables import print_result
+    from autoprune.validation import load_job
+    from cluster import session
+
+    loaded = load_job(job, set_)
+    directory = run or Path("runs") / loaded.name
+    try:
+        with LiveProgress(is_shown=format_ is Format.text) as progress:
+            done = session.search(
+                loaded, directory, resume=resume, address=address, on_progress=progress
+            )
+    except KeyboardInterrupt:
+        typer.echo(
+            f"interrupted; finished trials are kept: autoprune search {job} --run {directory} "
+            "--resume goes on",
+            err=True,
+        )
+        raise typer.Exit(130) from None
+    if format_ is Format.json:
+        _print_json(done.front_json())
+    else:
+        print_result(done)
+
+
+@app.command()
+def inspect(
+    job: JobFile, set_: Overrides = [], format_: FormatOption = Format.text  # noqa: B006
+) -> None:
+    """Show what can be pruned, what cannot and why, and what a trial costs; run nothing."""
+    from autoprune.cli.tables import print_inspection
+    from autoprune.preflight import inspection, preflight, seconds_per_trial
+    from autoprune.validation import load_job
+
+    found = preflight(load_job(job, set_))
+    body = inspection(found, seconds_per_trial(found))
+    if format_ is Format.json:
+        _print_json(body)
+    else:
+        print_inspection(body)
+
+
+@app.command()
+def front(
+    run: RunDirectory,
+    all_: Annotated[bool, typer.Option("--all", help="Every completed trial.")] = False,
+    where: Annotated[list[str], typer.Option(help="A bound, as 'macs<=2e7'.")] = [],  # noqa: B006
+    sort: Annotated[str | None, typer.Option(help="Metric to sort by.")] = None,
+    top: Annotated[int | None, typer.Option(min=1, help="Show only the first K.")] = None,
+    pick: Annotated[
+        str | None, typer.Option(help="knee, best:METRIC or weights:METRIC=W,…")
+    ] = None,
+    format_: FormatOption = Format.text,
+) -> None:
+    """Show the front of a run."""
+    from autoprune.cli.tables import print_front
+    from autoprune.run import Run
+
+    opened = Run.open(run)
+    if pick is not None:
+        trials = [opened.trial(pick)]
+    else:
+        trials = opened.select(everything=all_, where=where, sort=sort, top=top)
+    if format_ is Format.json:
+        _print_json(opened.front_json(trials))
+    else:
+        print_front(opened, trials)
+
+
+@app.command()
+def show(
+    run: RunDirectory,
+    trial: Annotated[str, typer.Argument(help="A trial number, knee, best:METRIC …")],
+    format_: FormatOption = Format.text,
+) -> None:
+    """Show one trial: policy, costs, evaluations, what dominates it."""
+    from autoprune.cli.tables import print_trial
+    from autoprune.run import Run
+
+    opened = Run.open(run)
+    body = opened.show_json(opened.trial(trial))
+    if format_ is Format.json:
+        _print_json(body)
+    else:
+        print_trial(opened, body)
+
+
+@app.command()
+def export(
+    run: RunDirectory,
+    trial: Annotated[str, typer.Argument(help="A trial number, knee, best:METRIC …")],
+    to: Annotated[str, typer.Option(help="The format: onnx or torch.")],
+    out: Annotated[Path, typer.Option(help="The file to write; it must not exist.")],
+    format_: FormatOption = Format.text,
+) -> None:
+    """Write a trial's network, read it back, compare its outputs, and say where it is."""
+    from autoprune.handover import export_trial
+    from autoprune.run import Run
+
+    opened = Run.open(run)
+    chosen = opened.trial(trial)
+    written = export_trial(opened, chosen, to, out)
+    if format_ is Format.json:
+        _print_json(
+            {
+                "path": str(written.path),
+                "trial": chosen.number,
+                "size_bytes": written.size_bytes,
+                "max_error": written.max_error,
+            }
+        )
+    else:
+        typer.echo(
+            f"trial {chosen.number} → {written.path} ({written.size_bytes:,} bytes; outputs "
+            f"agree within {written.max_error:.1e})"
+        )
+
+
+@app.command()
+def report(
+    run: RunDirectory,
+    out: Annotated[Path | None, typer.Option(help="The file [RUN/report.html].")] = None,
+) -> None:
+    """Write the report as one self-contained HTML file."""
+    from autoprune.report.html import write_report
+    from autoprune.run import REPORT_NAME, Run
+
+    path = out or run / REPORT_NAME
+    write_report(Run.open(run), path)
+    typer.echo(str(path))
+
+
+@app.command()
+def plugins(format_: FormatOption = Format.text) -> None:
+    """List everything that a job or an export can name."""
+    from autoprune.cli.tables import print_plugins
+    from autoprune.plugins import SHELVES, names
+
+    listing = {kind: names(kind) for kind in SHELVES}
+    if format_ is Format.json:
+        _print_json(listing)
+    else:
+        print_plugins(listing)
+
+
+def main() -> None:
+    """Run the command line; errors become one message and an exit code."""
+    try:
+        app()
+    except InputError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except AutopruneError as error:
+        typer.echo(f"failed: {error}", err=True)
+        sys.exit(1)
+
+
+def _print_json(body: Any) -> None:
+    typer.echo(json.dumps(body, indent=2, allow_nan=False))
+
+
+if __name__ == "__main__":
+    main()

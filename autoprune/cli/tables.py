@@ -1,0 +1,142 @@
+"""Tables for people: the front, the searchers beside the baselines, groups, one trial."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from autoprune.cli.numbers import readable
+from autoprune.report.summary import summarise
+from autoprune.run import REPORT_NAME, Run, shown
+from autoprune.trial import Measurement, Trial
+
+_console = Console(highlight=False)
+
+
+def print_result(run: Run) -> None:
+    """Print the front, the searchers beside the baselines, and where the report lies."""
+    print_front(run, run.select())
+    table = Table(title="searchers and baselines, each with its own trials")
+    for column in ("", "trials", "failed", "infeasible", "on the front", "hypervolume", "on T"):
+        table.add_column(column, justify="left" if not column else "right")
+    for row in summarise(run):
+        table.add_row(
+            f"{row.label} (baseline)" if row.is_baseline else row.label,
+            str(row.trials),
+            str(row.failed),
+            str(row.infeasible),
+            str(row.on_front),
+            _volume(row.hypervolume),
+            _volume(row.report_hypervolume),
+        )
+    _console.print(table)
+    _console.print(f"report: {run.directory / REPORT_NAME}", soft_wrap=True)
+
+
+def print_front(run: Run, trials: Sequence[Trial]) -> None:
+    """Print trials with their objectives; the dense network stands above for comparison."""
+    splits = {"report" if trial.report else "search" for trial in trials}
+    where = " and ".join(sorted(splits)) or "search"
+    table = Table(title=f"{run.job.name}: {len(trials)} trials, values on the {where} split")
+    table.add_column("trial", justify="right")
+    for goal in run.goals:
+        table.add_column(f"{goal.name} [{goal.unit}]", justify="right")
+        table.add_column("of dense", justify="right")
+    table.add_column("searcher")
+    table.add_column("rung", justify="right")
+    dense = run.dense
+    if dense is not None and dense.evaluation is not None:
+        table.add_row(*_cells(run, dense, dense), style="dim")
+    for trial in trials:
+        if trial.number != 0:
+            table.add_row(*_cells(run, trial, dense))
+    _console.print(table)
+
+
+def print_trial(run: Run, body: Mapping[str, Any]) -> None:
+    """Print one trial as `Run.show_json` describes it."""
+    _console.print(f"[bold]trial {body['id']}[/bold]  {body['state']}  by {body['searcher']}")
+    _console.print(f"policy {body['policy_sha256']}")
+    if body["failure"]:
+        _console.print(f"failure: {body['failure']['kind']}: {body['failure']['message']}")
+    costs = body["costs"]
+    _console.print(
+        f"macs {costs['macs']:,}   params {costs['params']:,}   bytes {costs['size_bytes']:,}"
+    )
+    table = Table(title=f"units kept, ranked by {body['policy']['recipe']['criterion']}")
+    for column in ("group", "kept", "of", "keep_ratio"):
+        table.add_column(column, justify="left" if column == "group" else "right")
+    for name, (kept, units) in body["units"].items():
+        table.add_row(name, str(kept), str(units), f"{kept / units:.3f}")
+    _console.print(table)
+    table = Table(title="evaluations")
+    for column in ("trial", "rung", "split", "measured", "seconds"):
+        table.add_column(column)
+    for each in body["evaluations"]:
+        measured = "  ".join(f"{name}={value[0]:.6g}" for name, value in each["measurements"].items())
+        cells = (each["trial"], each["rung"], each["split"], measured, f"{each['seconds']:.2f}")
+        table.add_row(*map(str, cells))
+    _console.print(table)
+    others = ", ".join(map(str, body["dominated_by"]))
+    _console.print(f"dominated by {others}" if others else "not dominated by any front member")
+
+
+def print_inspection(body: Mapping[str, Any]) -> None:
+    """Print what `autoprune inspect` found."""
+    dense, lowest = body["dense"], body["lowest"]
+    _console.print(f"[bold]{body['model']}[/bold]")
+    _console.print(f"dense  {dense['macs']:>15,} macs  {dense['params']:>13,} params")
+    _console.print(f"lowest {lowest['macs']:>15,} macs  {lowest['params']:>13,} params")
+    table = Table(title="prunable groups")
+    for column in ("group", "layers", "units", "macs", "params", "frozen because"):
+        table.add_column(column, justify="right" if column in ("units", "macs", "params") else "left")
+    for group in body["groups"]:
+        table.add_row(
+            group["name"],
+            str(len(group["layers"])),
+            str(group["units"]),
+            f"{100 * group['macs_share']:.1f} %",
+            f"{100 * group['params_share']:.1f} %",
+            group["reason"] or "",
+            style="dim" if group["frozen"] else "",
+        )
+    _console.print(table)
+    words = {True: "can be met", False: "CANNOT be met", None: "only a measurement tells"}
+    for each in body["constraints"]:
+        _console.print(f"{each['text']}: {words[each['reachable']]}")
+    _console.print(f"{body['seconds_per_trial']:.2f} s per trial at the lowest rung, one worker")
+
+
+def print_plugins(listing: Mapping[str, Mapping[str, str]]) -> None:
+    """Print the plug-ins of every kind with the first line of their docstrings."""
+    for kind, plugins in listing.items():
+        table = Table(title=kind, show_header=False, title_justify="left", box=None)
+        table.add_column(no_wrap=True, style="bold")
+        table.add_column()
+        for name, summary in plugins.items():
+            table.add_row(name, summary)
+        _console.print(table)
+
+
+def _cells(run: Run, trial: Trial, dense: Trial | None) -> list[str]:
+    cells = [str(trial.number)]
+    for goal in run.goals:
+        measured = shown(trial).measurements[goal.name]
+        cells.append(_with_interval(measured, goal.unit))
+        base = shown(dense).value(goal.name) if dense and dense.evaluation else 0.0
+        cells.append(f"{measured.value / base:.2f}×" if base else "")
+    return [*cells, trial.searcher, str(trial.rung)]
+
+
+def _with_interval(measured: Measurement, unit: str) -> str:
+    text = readable(measured.value, unit)
+    if measured.low is None or measured.high is None:
+        return text
+    return f"{text} ({readable(measured.low, unit)} – {readable(measured.high, unit)})"
+
+
+def _volume(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"

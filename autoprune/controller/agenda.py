@@ -1,0 +1,146 @@
+"""What a job does next: the dense network, baselines, proposals, promotions, the report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from autoprune.contracts.store import Entry
+from autoprune.controller.promotion import promotable
+from autoprune.controller.roster import DENSE, baseline_labels, labels_of, search_labels
+from autoprune.controller.state import DENSE_NUMBER, JobState
+from autoprune.front import Front
+from autoprune.metrics import cheap_measurements, violations
+from autoprune.policy import Policy
+from autoprune.store import entries
+from autoprune.trial import Evaluation, Trial, TrialState
+
+# So many failed trials in a row, and none completed, mean that something else is wrong.
+STALL_AFTER = 10
+
+
+class Agenda:
+    """Turns the state of a job into the next entries to commit; empty lists mean "not now"."""
+
+    def __init__(self, state: JobState) -> None:
+        self.state = state
+        self.job = state.job
+        self._elapsed_before_s = state.history.elapsed_s
+        self._started = time.monotonic()
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds that all sessions of the job have worked so far."""
+        return self._elapsed_before_s + time.monotonic() - self._started
+
+    @property
+    def searched(self) -> int:
+        """Trials of the searchers that count against the budget."""
+        return self.state.count(search_labels(self.job))
+
+    @property
+    def is_budget_spent(self) -> bool:
+        """Say whether the searchers may not propose any more."""
+        trials, minutes = self.job.budget.trials, self.job.budget.minutes
+        out_of_trials = trials is not None and self.searched >= trials
+        return out_of_trials or (minutes is not None and self.elapsed_s >= 60 * minutes)
+
+    @property
+    def is_stalled(self) -> bool:
+        """Say whether so many trials failed in a row that going on makes no sense."""
+        return self.state.failures_in_a_row >= STALL_AFTER
+
+    def dense(self) -> list[Entry]:
+        """Return the dense network's trial, once."""
+        if self.state.history.trials:
+            return []
+        return [entries.asked(DENSE_NUMBER, Policy(), DENSE, rung=0, parent=None, batch=0)]
+
+    def next(self) -> list[Entry]:
+        """Return the entries of a promotion or of one proposal."""
+        if self.is_stalled or self._is_out_of_time:
+            return []
+        for rung in range(len(self.job.rungs) - 1):
+            above = self.state.policies(rung + 1)
+            waiting = promotable(
+                self.state.completed(rung), above, self.state.goals, self.job.promote_one_in
+            )
+            if waiting:
+                return [self._promotion(waiting[0])]
+        for label in self._proposers():
+            proposal = self._proposal(label)
+            if proposal:
+                return proposal
+        return []
+
+    def final_promotion(self, rung: int) -> list[Entry]:
+        """Return the next promotion of a rung's front, so that the last rung judges it all."""
+        if self.is_stalled or self._is_out_of_time or rung not in self.state.fronts:
+            return []
+        above = self.state.policies(rung + 1)
+        rest = [x for x in self.state.fronts[rung].members if x.policy.sha256 not in above]
+        return [self._promotion(rest[0])] if rest else []
+
+    def unreported(self) -> list[Trial]:
+        """Return what the report split must still measure: dense, and everybody's front."""
+        state = self.state
+        highest = max(state.fronts)
+        chosen = {DENSE_NUMBER: state.history.trials[DENSE_NUMBER]}
+        chosen |= {trial.number: trial for trial in state.front.members}
+        for label in labels_of(self.job):
+            own = Front(state.goals)
+            for trial in state.completed(highest):
+                if trial.searcher == label:
+                    own.add(trial)
+            chosen |= {trial.number: trial for trial in own.members}
+        return [trial for _, trial in sorted(chosen.items()) if trial.report is None]
+
+    @property
+    def _is_out_of_time(self) -> bool:
+        minutes = self.job.budget.minutes
+        return minutes is not None and self.elapsed_s >= 60 * minutes
+
+    def _promotion(self, trial: Trial) -> Entry:
+        return entries.asked(
+            self.state.history.next_number,
+            trial.policy,
+            trial.searcher,
+            rung=trial.rung + 1,
+            parent=trial.number,
+            batch=self.state.history.last_seq,
+        )
+
+    def _proposers(self) -> Iterator[str]:
+        """Yield the labels that may propose now, the next in turn first."""
+        members = self.state.roster.members
+        for label in baseline_labels(self.job):
+            is_due = self.state.count([label]) < self.job.baselines.trials
+            if is_due and not members[label].is_retired:
+                yield label
+        if not self.is_budget_spent:
+            labels = [x for x in search_labels(self.job) if not members[x].is_retired]
+            yield from sorted(labels, key=lambda label: self.state.count([label]))
+
+    def _proposal(self, label: str) -> list[Entry]:
+        policy = self.state.roster.ask(label)
+        if policy is None:
+            return []
+        history = self.state.history
+        known = history.known(policy.sha256, 0)
+        if known is not None:
+            return [entries.repeated(known.number, policy, label, batch=history.last_seq)]
+        number = history.next_number
+        asked = entries.asked(
+            number, policy, label, rung=0, parent=None, batch=history.last_seq
+        )
+        costs = self.state.preparation.graph.costs.costs(policy)
+        cheap = cheap_measurements(self.state.metrics, costs)
+        broken = violations(self.job, cheap, dict(self.state.dense.measurements))
+        if not broken:
+            return [asked]
+        return [asked, entries.infeasible(number, Evaluation(cheap, broken))]
+
+
+def is_open(trial: Trial) -> bool:
+    """Say whether a trial still has to be run."""
+    return trial.state in (TrialState.WAITING, TrialState.RUNNING)

@@ -1,0 +1,63 @@
+"""ONNX, checked under onnxruntime."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from autoprune.contracts.exporter import Candidate, Exporter
+from autoprune.errors import ExportError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Onnx(Exporter):
+    """ONNX file with dynamic batch, verified under onnxruntime; provenance in its metadata."""
+
+    suffix: ClassVar[str] = ".onnx"
+    tolerance: ClassVar[float] = 1e-4
+
+    def write(self, candidate: Candidate, path: Path) -> None:
+        """Write one self-contained file; raises `ExportError` without the `onnx` extra."""
+        import torch
+
+        try:
+            import onnx
+            import onnxscript  # noqa: F401  needed by the exporter, asked for here by name
+        except ImportError as error:
+            raise ExportError(f"{error}; install the extra: pip install 'autoprune[onnx]'") from error
+        batch = torch.export.Dim("batch", min=1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+            program = torch.onnx.export(
+                candidate.network,
+                (candidate.example,),
+                dynamo=True,
+                verbose=False,
+                input_names=["input"],
+                output_names=["logits"],
+                dynamic_shapes=({0: batch},),
+            )
+        assert program is not None
+        model = program.model_proto
+        entry = model.metadata_props.add()
+        entry.key, entry.value = "autoprune", json.dumps(candidate.provenance, sort_keys=True)
+        onnx.save_model(model, str(path))
+
+    def read_outputs(self, path: Path, candidate: Candidate) -> Tensor:
+        """Run the file with onnxruntime on the CPU, one thread."""
+        import onnxruntime
+        import torch
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
+        inputs = {session.get_inputs()[0].name: candidate.example.contiguous().numpy()}
+        return torch.from_numpy(session.run(None, inputs)[0])

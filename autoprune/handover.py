@@ -1,0 +1,75 @@
+"""Handing a trial's network over: from the log and the files of a run to an exporter."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from autoprune import plugins
+from autoprune.contracts.executor import WorkItem
+from autoprune.contracts.exporter import Candidate, Exported, Exporter
+from autoprune.controller.roster import seed_of
+from autoprune.errors import ExportError
+from autoprune.evaluation.evaluator import NetworkEvaluator
+from autoprune.evaluation.weights import load_weights
+from autoprune.job.spec import PluginSpec
+from autoprune.rebuild import shrunk
+from autoprune.run import FILES_NAME, Run, shown
+from autoprune.trial import Trial, TrialState
+
+_EXAMPLES = 16
+
+
+def export_trial(run: Run, trial: Trial, target: str, path: Path) -> Exported:
+    """Write a trial's network in the format `target`, read it back and compare.
+
+    Raises `ExportError` when the trial has no network or the path cannot be used, and
+    `PluginError` for an unknown format.
+    """
+    exporter: Exporter = plugins.create("exporter", PluginSpec(name=target))
+    if trial.state is not TrialState.COMPLETED:
+        raise ExportError(f"trial {trial.number} is {trial.state}; only completed trials export")
+    if path.exists():
+        raise ExportError(f"{path} exists already; name another file or remove it")
+    return exporter.export(candidate_of(run, trial), path)
+
+
+def candidate_of(run: Run, trial: Trial) -> Candidate:
+    """Return the trial's network in float32 on the CPU, with real inputs and its provenance.
+
+    Reported trials load the weights that were measured; others are made again from their
+    seed, which trains them again where their rung trains.
+    """
+    job = {**run.job.to_json(), "resources": {**run.job.to_json()["resources"], "device": "cpu"}}
+    evaluator = NetworkEvaluator(job=job, preparation=run.preparation)
+    bench = evaluator.bench
+    if trial.report is not None and trial.report.weights is not None:
+        network = shrunk(bench.model, bench.preparation.graph.groups, trial.policy)
+        load_weights(network, run.directory / FILES_NAME, trial.report.weights)
+    else:
+        seed = seed_of(run.job.seed, f"trial {trial.number}")
+        item = WorkItem(trial.number, trial.policy, trial.rung, "report", seed)
+        network = evaluator.network(item, torch.float32)
+    network = network.eval().to(memory_format=torch.contiguous_format)
+    inputs = bench.dataset.normalise(bench.dataset.report.inputs[:_EXAMPLES])
+    return Candidate(network, inputs.contiguous(), _provenance(run, trial, bench.dataset.input_shape))
+
+
+def _provenance(run: Run, trial: Trial, input_shape: tuple[int, ...]) -> dict[str, Any]:
+    measured = shown(trial).measurements
+    return {
+        "job": run.job.name,
+        "trial": trial.number,
+        "policy": trial.policy.to_json(),
+        "policy_sha256": trial.policy.sha256,
+        "model": run.job.to_json()["model"],
+        "groups": run.preparation["graph"]["groups"],
+        "num_classes": run.preparation["num_classes"],
+        "input_shape": list(input_shape),
+        "split": "report" if trial.report else "search",
+        "measurements": {name: each.value for name, each in measured.items()},
+        "versions": {name: version(name) for name in ("autoprune", "torch")},
+    }

@@ -1,0 +1,61 @@
+"""Rebuilding a pruned network from an exported file.
+
+    network = autoprune.load("knee.safetensors")        # an nn.Module, in eval mode
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from autoprune.errors import ExportError, ModelError
+from autoprune.graph.group import GroupTable
+from autoprune.job.spec import ModelSpec
+from autoprune.models.catalog import build_model
+from autoprune.policy import Policy
+from autoprune.surgery.plan import Plan
+
+
+def load(path: str | Path) -> nn.Module:
+    """Return the pruned network of a file written by `autoprune export --to torch`.
+
+    The architecture is built by its name (or the user's import, which must be importable
+    here), shrunk to the policy's sizes, and filled with the file's weights. Raises
+    `ExportError` for a file that is missing, damaged or of another origin.
+    """
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            header = (file.metadata() or {}).get("autoprune")
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ExportError(f"cannot read {path}: {error}") from error
+    if header is None:
+        raise ExportError(f"{path} was not written by autoprune: it has no autoprune header")
+    provenance = json.loads(header)
+    network = shrunk(
+        _architecture(provenance),
+        GroupTable.from_json(provenance["groups"]),
+        Policy.from_json(provenance["policy"]),
+    )
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise ModelError(f"the weights in {path} do not fit its architecture: {error}") from error
+    return network.eval()
+
+
+def shrunk(model: nn.Module, groups: GroupTable, policy: Policy) -> nn.Module:
+    """Return `model` with the sizes that `policy` asks for; which units go does not matter."""
+    order = {group.name: -np.arange(group.units, dtype=float) for group in groups.prunable}
+    return Plan(model, groups, {policy.recipe.criterion: order}).carve(policy)
+
+
+def _architecture(provenance: Mapping[str, Any]) -> nn.Module:
+    spec = ModelSpec.model_validate({**provenance["model"], "checkpoint": None})
+    return build_model(spec, provenance["num_classes"], tuple(provenance["input_shape"]))

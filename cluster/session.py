@@ -1,0 +1,138 @@
+"""One search on this machine or an existing cluster, from job to report.
+
+    run = search("examples/digits.yaml", "runs/digits")
+
+The loop runs in this process; evaluations run on Ray actors, or here when the job asks
+for `resources.workers: serial`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from autoprune import plugins
+from autoprune.contracts.executor import EvaluatorSpec, Executor
+from autoprune.contracts.searcher import SearchProblem
+from autoprune.controller.agenda import Agenda
+from autoprune.controller.loop import SearchLoop
+from autoprune.controller.state import JobState
+from autoprune.errors import RunError
+from autoprune.evaluation.inference import best_device
+from autoprune.evaluation.preparation import Preparation
+from autoprune.executor.local import LocalExecutor
+from autoprune.job.spec import Job
+from autoprune.metrics import goals_of
+from autoprune.preflight import evaluator_spec, preflight, require_reachable
+from autoprune.report.html import write_report
+from autoprune.run import FILES_NAME, REPORT_NAME, STORE_NAME, Run
+from autoprune.store.sql import SqlStore
+from autoprune.validation import load_job, validated
+
+# What may differ when a run is resumed: how long and on what, never what is searched.
+_RESUMABLE = ("budget", "resources")
+
+
+def search(
+    job: Job | Mapping[str, Any] | str | Path,
+    run: str | Path | None = None,
+    *,
+    resume: bool = False,
+    address: str | None = None,
+    on_progress: Callable[[Agenda], None] = lambda agenda: None,
+) -> Run:
+    """Search, write the report, and return the run.
+
+    `run` is the directory that holds the log and the files (default `runs/NAME`). With
+    `resume` an interrupted run goes on without evaluating any finished trial again; its
+    budget and resources may have changed. `address` names an existing Ray cluster.
+
+    Raises `InputError` before anything is started or written, `AutopruneError` when the
+    search cannot go on. `KeyboardInterrupt` passes through after the log is closed.
+    """
+    job = _job(job)
+    directory = Path(run) if run is not None else Path("runs") / job.name
+    exists = (directory / STORE_NAME).exists()
+    if exists and not resume:
+        raise RunError(f"{directory} holds a run already; --resume continues it, --run names another")
+    if resume and not exists:
+        raise RunError(f"{directory} holds no run to resume")
+    if not exists:
+        _create(job, directory)
+    with _only_one(directory), SqlStore(directory / STORE_NAME) as store:
+        record = store.jobs()[0]
+        _check_same(job, Job.model_validate(record.spec["job"]), directory)
+        preparation = Preparation.from_json(record.spec["preparation"])
+        state = JobState(job, preparation, _problem(job, preparation))
+        state.replay(store.events(job.name))
+        files = str((directory / FILES_NAME).resolve())
+        executor = _executor(job, evaluator_spec(job, preparation, files), address)
+        try:
+            SearchLoop(state, store, executor, on_progress).run()
+        finally:
+            executor.close()
+    done = Run.open(directory)
+    write_report(done, directory / REPORT_NAME)
+    return done
+
+
+def _job(job: Job | Mapping[str, Any] | str | Path) -> Job:
+    if isinstance(job, Job):
+        return validated(job.to_json())
+    return validated(job) if isinstance(job, Mapping) else load_job(Path(job))
+
+
+def _create(job: Job, directory: Path) -> None:
+    """Check everything, then make the run directory with an empty log."""
+    found = preflight(job)
+    require_reachable(found)
+    JobState(job, found.preparation, _problem(job, found.preparation))
+    try:
+        (directory / FILES_NAME).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot create {directory}: {error.strerror}") from error
+    with SqlStore(directory / STORE_NAME) as store:
+        spec = {"job": job.to_json(), "preparation": found.preparation.to_json()}
+        store.create_job(job.name, spec)
+
+
+def _problem(job: Job, preparation: Preparation) -> SearchProblem:
+    graph = preparation.graph
+    space = plugins.create("space", job.space, graph.groups)
+    return SearchProblem(space, goals_of(job), graph.groups, graph.costs, job.budget.trials)
+
+
+def _executor(job: Job, spec: EvaluatorSpec, address: str | None) -> Executor:
+    if job.resources.workers == "serial":
+        return LocalExecutor(spec)
+    from cluster.executor import RayExecutor, Resources, workers_for
+
+    device = best_device(job.resources.device).type
+    gpus = job.resources.gpus_per_worker if device == "cuda" else 0.0
+    workers = workers_for(job.resources.workers, device, gpus)
+    resources = Resources(workers, gpus, job.resources.trial_timeout_s)
+    return RayExecutor(spec, resources, address)
+
+
+def _check_same(given: Job, stored: Job, directory: Path) -> None:
+    old, new = stored.to_json(), given.to_json()
+    changed = [key for key in old if key not in _RESUMABLE and old[key] != new[key]]
+    if changed:
+        raise RunError(
+            f"the job differs from the one in {directory} in: {', '.join(changed)}; only "
+            f"{' and '.join(_RESUMABLE)} may change on --resume; start a new run with --run"
+        )
+
+
+@contextmanager
+def _only_one(directory: Path) -> Iterator[None]:
+    """Hold the run's lock; the kernel lets it go even when the process is killed."""
+    with (directory / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(f"another process is searching in {directory}") from None
+        yield
