@@ -19,6 +19,7 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from autoprune.contracts.searcher import SearchProblem
+from autoprune.errors import PluginError
 from autoprune.policy import Policy
 from autoprune.space import Choice, Integer, Parameter, Values
 
@@ -29,18 +30,18 @@ _RETRIES = 5
 
 
 class Study(Proposer):
-    """Proposes with a sampler that is made anew, with its own seed, for every ask.
+    """An initial design of `startup` points, then a sampler made anew for every ask.
 
-    All that the sampler knows is then in the study's trials: the state is a list of them
+    Each sampler has a seed of its own. All that it knows is then in the study's trials: the state is a list of them
     and the generator of the seeds, and nothing is replayed. Asked trials stay RUNNING in
     the study, which samplers with a constant liar keep away from.
     """
 
-    def __init__(self, problem: SearchProblem, *, seed: int = 0) -> None:
-        super().__init__(problem, seed=seed)
-        self._distributions = {
-            each.name: _distribution(each) for each in problem.space.parameters
-        }
+    def __init__(self, problem: SearchProblem, *, seed: int, startup: int) -> None:
+        if startup < 2:
+            raise PluginError(f"startup must be at least 2, given: {startup!r}")
+        super().__init__(problem, seed=seed, design=startup)
+        self._distributions = {each.name: _distribution(each) for each in problem.space.parameters}
         self._restart()
 
     def _restart(self) -> None:
@@ -53,6 +54,18 @@ class Study(Proposer):
         """Return a sampler whose every draw follows from `seed` and the study's trials."""
 
     def _propose(self) -> Policy | None:
+        policy = self._next_designed()
+        if policy is None:
+            policy = self._sampled()
+            if policy is not None:
+                return policy
+            policy = self._known.draw(self._rng)
+        if policy is not None:
+            self._start(self.problem.space.encode(policy), policy)
+        return policy
+
+    def _sampled(self) -> Policy | None:
+        """Return a new policy of the sampler's, its trial RUNNING; None if it repeats itself."""
         for _ in range(_RETRIES):
             self._study.sampler = self._sampler(int(self._rng.integers(2**31)))
             trial = self._study.ask(self._distributions)
@@ -61,10 +74,7 @@ class Study(Proposer):
                 self._running[self._known.key(policy)] = trial
                 return policy
             self._study.tell(trial, state=TrialState.FAIL)
-        drawn = self._known.draw(self._rng)
-        if drawn is not None:
-            self._start(self.problem.space.encode(drawn), drawn)
-        return drawn
+        return None
 
     def _start(self, values: Values, policy: Policy) -> None:
         """Open a RUNNING trial with these values."""

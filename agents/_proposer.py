@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from autoprune.contracts.searcher import SearchProblem, Searcher, total_violation
+from autoprune.contracts.searcher import Searcher, SearchProblem, total_violation
 from autoprune.errors import PolicyError
 from autoprune.policy import Policy
 from autoprune.space import Values
 from autoprune.trial import Trial
 
+from ._genome import Genome
 from ._known import Known
 
 
@@ -21,17 +22,33 @@ class Proposer(Searcher):
     """Asks `_propose` for one policy at a time, and sorts what is told into three hooks.
 
     A family overrides `_learn` (losses, or a violation, of a policy inside the space, at
-    most once per policy) and `_forget` (a policy that will have no result).
+    most once per policy) and `_forget` (a policy that will have no result). `design` is the
+    number of points that the search begins with, 0 or at least 2.
     """
 
-    def __init__(self, problem: SearchProblem, *, seed: int = 0) -> None:
+    def __init__(self, problem: SearchProblem, *, seed: int = 0, design: int = 0) -> None:
         super().__init__(problem, seed=seed)
+        self._genome = Genome(problem.space)
         self._known = Known(problem)
         self._rng = np.random.default_rng(seed)
+        self._design = self._genome.design(design, self._rng) if design else np.empty((0, 0))
+        self._designed = 0
 
     @abstractmethod
     def _propose(self) -> Policy | None:
         """Return a policy that is not known yet, remembered as known; None when exhausted."""
+
+    def _next_designed(self) -> Policy | None:
+        """Return the next new policy of the initial design; None when it is over."""
+        while self._designed < len(self._design):
+            self._designed += 1
+            policy = self._decode(self._design[self._designed - 1])
+            if self._known.add(policy):
+                return policy
+        return None
+
+    def _decode(self, vector: np.ndarray) -> Policy:
+        return self.problem.space.decode(self._genome.values(vector))
 
     def _learn(self, values: Values, losses: np.ndarray | None, violation: float) -> None:
         """Learn from a result; `losses`, shape (goals,), are None where none were measured."""
@@ -73,10 +90,15 @@ class Proposer(Searcher):
         return values if allowed else None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the random generator and what is known, as JSON values."""
-        return {"rng": self._rng.bit_generator.state, "known": self._known.state_dict()}
+        """Return the generator, what is known and the place in the design, as JSON values."""
+        return {
+            "rng": self._rng.bit_generator.state,
+            "known": self._known.state_dict(),
+            "designed": self._designed,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue exactly where `state` was taken."""
         self._rng.bit_generator.state = state["rng"]
         self._known.load_state_dict(state["known"])
+        self._designed = int(state["designed"])

@@ -19,7 +19,6 @@ from pymoo.core.problem import Problem
 from pymoo.core.survival import Survival
 from pymoo.operators.crossover.sbx import SBX
 from pymoo.operators.mutation.pm import PM
-from pymoo.operators.sampling.lhs import sampling_lhs
 from pymoo.operators.selection.tournament import TournamentSelection
 
 from autoprune.contracts.searcher import SearchProblem
@@ -27,7 +26,6 @@ from autoprune.errors import PluginError
 from autoprune.policy import Policy
 from autoprune.space import Values
 
-from ._genome import Genome
 from ._proposer import Proposer
 
 # Children that are known already are bred again so many times, then replaced by a draw.
@@ -40,7 +38,6 @@ _ETA = 3.0
 class SteadyState(Proposer):
     """An initial design, then children of tournament winners.
 
-    The design holds the lowest and the highest corner of the space and a Latin hypercube.
     A trial that breaks a constraint enters with its violation as pymoo's `G`; losses that
     it lacks are infinite, which no survival or tournament reads while it is infeasible.
     """
@@ -56,13 +53,12 @@ class SteadyState(Proposer):
         survival: Survival,
         compare: Callable[..., np.ndarray],
     ) -> None:
-        super().__init__(problem, seed=seed)
         if population < 4:
             raise PluginError(f"population must be at least 4, given: {population!r}")
         for option, rate in (("crossover", crossover), ("mutation", mutation)):
             if rate is not None and not 0.0 <= rate <= 1.0:
                 raise PluginError(f"{option} must be a probability in [0, 1], given: {rate!r}")
-        self._genome = Genome(problem.space)
+        super().__init__(problem, seed=seed, design=population)
         self._size = population
         self._rate = 1.0 / len(problem.space.parameters) if mutation is None else mutation
         self._survival = survival
@@ -72,38 +68,22 @@ class SteadyState(Proposer):
         ordered = self._genome.ordered
         self._box = _box(self._genome.low, self._genome.high, len(problem.goals))
         self._ordered_box = _box(self._genome.low[ordered], self._genome.high[ordered], 1)
-        self._design = self._initial_design()
-        self._designed = 0
         self._population = Population.empty()
 
-    def _initial_design(self) -> np.ndarray:
-        """Shape (population, parameters): two corners and a Latin hypercube."""
-        columns = len(self._genome.low)
-        points = sampling_lhs(self._size - 2, columns, random_state=self._rng)
-        corners = [self._genome.diagonal(0.0), self._genome.diagonal(1.0)]
-        return np.vstack([*corners, self._genome.from_unit(points)])
-
     def _propose(self) -> Policy | None:
-        while self._designed < len(self._design):
-            self._designed += 1
-            policy = self._decode(self._design[self._designed - 1])
-            if self._known.add(policy):
-                return policy
+        designed = self._next_designed()
+        if designed is not None:
+            return designed
         for _ in range(_LITTERS if len(self._population) > 1 else 0):
             policy = self._decode(self._child())
             if self._known.add(policy):
                 return policy
         return self._known.draw(self._rng)
 
-    def _decode(self, vector: np.ndarray) -> Policy:
-        return self.problem.space.decode(self._genome.values(vector))
-
     def _child(self) -> np.ndarray:
         """Breed one vector, shape (parameters,), from two tournament winners."""
         rng = self._rng
-        algorithm = SimpleNamespace(
-            tournament_type="comp_by_rank_and_crowding", random_state=rng
-        )
+        algorithm = SimpleNamespace(tournament_type="comp_by_rank_and_crowding", random_state=rng)
         mates = self._selection(
             self._box, self._population, 1, 2, algorithm=algorithm, random_state=rng
         )[0]
@@ -139,12 +119,11 @@ class SteadyState(Proposer):
             key: np.array([each.get(key) for each in self._population], dtype=np.float64)
             for key in ("X", "F", "G", "rank", "crowding")
         }
-        return super().state_dict() | {"designed": self._designed, "population": population}
+        return super().state_dict() | {"population": population}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue exactly where `state` was taken."""
         super().load_state_dict(state)
-        self._designed = int(state["designed"])
         self._population = Population.new(**state["population"])
 
 

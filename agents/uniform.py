@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from autoprune.contracts.searcher import SearchProblem, Searcher
+from autoprune.contracts.searcher import Searcher, SearchProblem
 from autoprune.errors import PluginError
 from autoprune.policy import Policy
 from autoprune.trial import Trial
@@ -38,7 +38,7 @@ class Uniform(Searcher):
     def __init__(self, problem: SearchProblem, *, seed: int = 0, points: int = 20) -> None:
         super().__init__(problem, seed=seed)
         if points < 1:
-            raise PluginError(f"uniform: points must be at least 1, given: {points!r}")
+            raise PluginError(f"points must be at least 1, given: {points!r}")
         self._sweep = _sweep(problem, points)
         self._asked = 0
 

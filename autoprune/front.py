@@ -1,9 +1,9 @@
 """The front: completed trials that no other one beats, kept while results come in.
 
-    front = Front(goals)
-    front.add(trial)                      # True if nothing beats it so far
-    front.hypervolume()                   # share of the reference box, in [0, 1]
-    front.knee()                          # the trial with the best trade-off
+front = Front(goals)
+front.add(trial)                      # True if nothing beats it so far
+front.hypervolume()                   # share of the reference box, in [0, 1]
+front.knee()                          # the trial with the best trade-off
 """
 
 from __future__ import annotations
@@ -46,9 +46,7 @@ class Front:
     @property
     def members(self) -> list[Trial]:
         """The trials of the front, best by the first objective first."""
-        order = np.lexsort(
-            ([x.number for x in self._trials], *self._losses.T[::-1])
-        )
+        order = np.lexsort(([x.number for x in self._trials], *self._losses.T[::-1]))
         return [self._trials[index] for index in order]
 
     @property
@@ -65,8 +63,9 @@ class Front:
         no_worse = (self._losses <= losses).all(axis=1)
         if no_worse.any():
             return self._take_equal(trial, np.flatnonzero(no_worse), losses)
-        stays = ~(losses <= self._losses).all(axis=1)
-        self._trials = [x for x, stay in zip(self._trials, stays, strict=True) if stay] + [trial]
+        stays = np.logical_not((losses <= self._losses).all(axis=1))
+        self._trials = [x for x, stay in zip(self._trials, stays, strict=True) if stay]
+        self._trials.append(trial)
         self._losses = np.vstack([self._losses[stays], losses])
         self._hypervolume = None
         return True

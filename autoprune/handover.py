@@ -53,9 +53,13 @@ def candidate_of(run: Run, trial: Trial) -> Candidate:
         seed = seed_of(run.job.seed, f"trial {trial.number}")
         item = WorkItem(trial.number, trial.policy, trial.rung, "report", seed)
         network = evaluator.network(item, torch.float32)
-    network = network.eval().to(memory_format=torch.contiguous_format)
+    network.eval()
+    for parameter in network.parameters():
+        parameter.data = parameter.data.contiguous()
     inputs = bench.dataset.normalise(bench.dataset.report.inputs[:_EXAMPLES])
-    return Candidate(network, inputs.contiguous(), _provenance(run, trial, bench.dataset.input_shape))
+    return Candidate(
+        network, inputs.contiguous(), _provenance(run, trial, bench.dataset.input_shape)
+    )
 
 
 def _provenance(run: Run, trial: Trial, input_shape: tuple[int, ...]) -> dict[str, Any]:

@@ -45,9 +45,7 @@ SHELVES: Mapping[str, Shelf] = {
     "objective": Shelf(
         "autoprune.objectives", "autoprune.contracts.objective:Objective", "_objective"
     ),
-    "exporter": Shelf(
-        "autoprune.exporters", "autoprune.contracts.exporter:Exporter", "_exporter"
-    ),
+    "exporter": Shelf("autoprune.exporters", "autoprune.contracts.exporter:Exporter", "_exporter"),
     "data": Shelf("autoprune.data", "autoprune.contracts.data:DataSource", "_data"),
 }
 # Given by the engine, never by a job.

@@ -61,9 +61,7 @@ def preflight(job: Job) -> Preflight:
     )
     space = plugins.create("space", job.space, graph.groups)
     dense, lowest = graph.costs.costs(Policy()), _lowest(space, preparation)
-    reachable = tuple(
-        (each, _reachable(job, each, dense, lowest)) for each in job.constraints
-    )
+    reachable = tuple((each, _reachable(job, each, dense, lowest)) for each in job.constraints)
     return Preflight(job, preparation, space, dense, lowest, reachable)
 
 
@@ -80,9 +78,7 @@ def require_reachable(found: Preflight) -> None:
             )
 
 
-def evaluator_spec(
-    job: Job, preparation: Preparation, files: str | None = None
-) -> EvaluatorSpec:
+def evaluator_spec(job: Job, preparation: Preparation, files: str | None = None) -> EvaluatorSpec:
     """Return how to build a job's evaluator in any process."""
     return EvaluatorSpec(
         "autoprune.evaluation.evaluator:NetworkEvaluator",
@@ -157,10 +153,9 @@ def _check_classes(model: torch.nn.Module, sample: torch.Tensor, num_classes: in
     with torch.inference_mode():
         outputs = model(sample)
     if not isinstance(outputs, torch.Tensor) or outputs.dim() != 2:
-        raise ModelError(
-            f"the model must return logits of shape (batch, classes), got "
-            f"{tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__}"
-        )
+        is_tensor = isinstance(outputs, torch.Tensor)
+        got = tuple(outputs.shape) if is_tensor else type(outputs).__name__
+        raise ModelError(f"the model must return logits of shape (batch, classes), got {got}")
     if outputs.shape[1] < num_classes:
         raise ModelError(
             f"the model has {outputs.shape[1]} outputs but the data has {num_classes} classes; "

@@ -1,6 +1,6 @@
 """Rebuilding a pruned network from an exported file.
 
-    network = autoprune.load("knee.safetensors")        # an nn.Module, in eval mode
+network = autoprune.load("knee.safetensors")        # an nn.Module, in eval mode
 """
 
 from __future__ import annotations

@@ -173,9 +173,7 @@ class Run:
                 for split, each in (("search", x.evaluation), ("report", x.report))
                 if each is not None
             ],
-            "dominated_by": [
-                x.number for x in self.front().members if self._dominates(x, trial)
-            ],
+            "dominated_by": [x.number for x in self.front().members if self._dominates(x, trial)],
         }
 
     def _dominates(self, one: Trial, other: Trial) -> bool:
@@ -219,11 +217,15 @@ class Run:
             try:
                 weights[metric] = float(weight)
             except ValueError:
-                raise InputError(f"weight of {metric!r} must be a number, given: {weight!r}") from None
+                raise InputError(
+                    f"weight of {metric!r} must be a number, given: {weight!r}"
+                ) from None
         return weights
 
     def _check_metric(self, metric: str) -> None:
-        known = {x for each in self.completed() if each.evaluation for x in each.evaluation.measurements}
+        known = {
+            x for each in self.completed() if each.evaluation for x in each.evaluation.measurements
+        }
         if metric not in known:
             raise InputError(f"unknown metric {metric!r}; {suggestion(metric, known)}")
 

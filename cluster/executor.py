@@ -62,7 +62,7 @@ class RayExecutor(Executor):
         self._draining = False
         try:
             self._actors = [self._new_actor() for _ in range(resources.workers)]
-            self._needs_probe = [self._ready(actor) for actor in self._actors][0]
+            self._needs_probe = any([self._ready(actor) for actor in self._actors])
         except BaseException:
             self.close()
             raise
@@ -183,9 +183,7 @@ class RayExecutor(Executor):
         self._idle.append(fresh)
 
 
-def workers_for(
-    wanted: Literal["auto"] | int, device: Literal["cpu", "cuda"], gpus_per_worker: float
-) -> int:
+def workers_for(wanted: Literal["auto"] | int, device: str, gpus_per_worker: float) -> int:
     """Return the number of workers: one per core that this process may use, or per GPU share."""
     if wanted != "auto":
         return wanted

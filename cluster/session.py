@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from autoprune.report.html import write_report
+
 from autoprune import plugins
 from autoprune.contracts.executor import EvaluatorSpec, Executor
 from autoprune.contracts.searcher import SearchProblem
@@ -27,7 +29,6 @@ from autoprune.executor.local import LocalExecutor
 from autoprune.job.spec import Job
 from autoprune.metrics import goals_of
 from autoprune.preflight import evaluator_spec, preflight, require_reachable
-from autoprune.report.html import write_report
 from autoprune.run import FILES_NAME, REPORT_NAME, STORE_NAME, Run
 from autoprune.store.sql import SqlStore
 from autoprune.validation import load_job, validated
@@ -57,7 +58,9 @@ def search(
     directory = Path(run) if run is not None else Path("runs") / job.name
     exists = (directory / STORE_NAME).exists()
     if exists and not resume:
-        raise RunError(f"{directory} holds a run already; --resume continues it, --run names another")
+        raise RunError(
+            f"{directory} holds a run already; --resume continues it, --run names another"
+        )
     if resume and not exists:
         raise RunError(f"{directory} holds no run to resume")
     if not exists:

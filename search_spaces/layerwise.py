@@ -79,8 +79,7 @@ class Layerwise(SearchSpace):
         """
         if policy.recipe.criterion != self._criterion:
             raise PolicyError(
-                f"the space ranks by {self._criterion!r}, the policy by "
-                f"{policy.recipe.criterion!r}"
+                f"the space ranks by {self._criterion!r}, the policy by {policy.recipe.criterion!r}"
             )
         values = {}
         for name, kept in self._groups.kept_units(policy).items():

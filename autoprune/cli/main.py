@@ -43,7 +43,7 @@ def search(
     run: Annotated[Path | None, typer.Option(help="Directory of the run [runs/NAME].")] = None,
     address: Annotated[str | None, typer.Option(help="An existing Ray cluster.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
-    set_: Overrides = [],  # noqa: B006  typer copies it
+    set_: Overrides = [],
     format_: FormatOption = Format.text,
 ) -> None:
     """Search, and write the report."""
@@ -74,7 +74,9 @@ def search(
 
 @app.command()
 def inspect(
-    job: JobFile, set_: Overrides = [], format_: FormatOption = Format.text  # noqa: B006
+    job: JobFile,
+    set_: Overrides = [],
+    format_: FormatOption = Format.text,
 ) -> None:
     """Show what can be pruned, what cannot and why, and what a trial costs; run nothing."""
     from autoprune.cli.tables import print_inspection
@@ -93,7 +95,7 @@ def inspect(
 def front(
     run: RunDirectory,
     all_: Annotated[bool, typer.Option("--all", help="Every completed trial.")] = False,
-    where: Annotated[list[str], typer.Option(help="A bound, as 'macs<=2e7'.")] = [],  # noqa: B006
+    where: Annotated[list[str], typer.Option(help="A bound, as 'macs<=2e7'.")] = [],
     sort: Annotated[str | None, typer.Option(help="Metric to sort by.")] = None,
     top: Annotated[int | None, typer.Option(min=1, help="Show only the first K.")] = None,
     pick: Annotated[

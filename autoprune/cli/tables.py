@@ -76,7 +76,9 @@ def print_trial(run: Run, body: Mapping[str, Any]) -> None:
     for column in ("trial", "rung", "split", "measured", "seconds"):
         table.add_column(column)
     for each in body["evaluations"]:
-        measured = "  ".join(f"{name}={value[0]:.6g}" for name, value in each["measurements"].items())
+        measured = "  ".join(
+            f"{name}={value[0]:.6g}" for name, value in each["measurements"].items()
+        )
         cells = (each["trial"], each["rung"], each["split"], measured, f"{each['seconds']:.2f}")
         table.add_row(*map(str, cells))
     _console.print(table)
@@ -92,7 +94,9 @@ def print_inspection(body: Mapping[str, Any]) -> None:
     _console.print(f"lowest {lowest['macs']:>15,} macs  {lowest['params']:>13,} params")
     table = Table(title="prunable groups")
     for column in ("group", "layers", "units", "macs", "params", "frozen because"):
-        table.add_column(column, justify="right" if column in ("units", "macs", "params") else "left")
+        table.add_column(
+            column, justify="right" if column in ("units", "macs", "params") else "left"
+        )
     for group in body["groups"]:
         table.add_row(
             group["name"],

@@ -1,0 +1,1 @@
+"""What every kind of plug-in, store and executor promises."""

@@ -1,7 +1,7 @@
 """The contract of a data source: labelled arrays, split into training and test.
 
-    source = Digits()
-    source.load()         # RawData(train_inputs (1078, 8, 8, 1) uint8, ...)
+source = Digits()
+source.load()         # RawData(train_inputs (1078, 8, 8, 1) uint8, ...)
 """
 
 from __future__ import annotations

@@ -76,7 +76,8 @@ class Goal:
 
 class Objective(ABC):
     """Measures one number. Stateless: the same subject gives the same measurement, or
-    one whose interval overlaps; the network it is given is left as it was found."""
+    one whose interval overlaps; the network it is given is left as it was found.
+    """
 
     name: ClassVar[str]
     unit: ClassVar[str]

@@ -64,7 +64,8 @@ def total_violation(trial: Trial) -> float:
 
 class Searcher(ABC):
     """Proposes policies. Constructed as `Searcher(problem, seed=..., **options)`; the
-    keyword-only options of the constructor are what a job may set."""
+    keyword-only options of the constructor are what a job may set.
+    """
 
     def __init__(self, problem: SearchProblem, *, seed: int = 0) -> None:
         self.problem = problem

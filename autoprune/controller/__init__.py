@@ -1,0 +1,1 @@
+"""The controller: what to run next, and the loop that runs it."""

@@ -130,9 +130,7 @@ class Agenda:
         if known is not None:
             return [entries.repeated(known.number, policy, label, batch=history.last_seq)]
         number = history.next_number
-        asked = entries.asked(
-            number, policy, label, rung=0, parent=None, batch=history.last_seq
-        )
+        asked = entries.asked(number, policy, label, rung=0, parent=None, batch=history.last_seq)
         costs = self.state.preparation.graph.costs.costs(policy)
         cheap = cheap_measurements(self.state.metrics, costs)
         broken = violations(self.job, cheap, dict(self.state.dense.measurements))

@@ -85,9 +85,7 @@ class JobState:
 
     def policies(self, rung: int) -> set[str]:
         """Return the hashes of the policies that were ever sent to a rung."""
-        return {
-            trial.policy.sha256 for trial in self.history.trials.values() if trial.rung == rung
-        }
+        return {trial.policy.sha256 for trial in self.history.trials.values() if trial.rung == rung}
 
     def _conclude(self, trial: Trial) -> None:
         """Let fronts and searchers know of a trial that has just ended."""

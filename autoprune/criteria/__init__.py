@@ -1,0 +1,1 @@
+"""Criteria: who scores the units of a group. One file, one plug-in."""

@@ -25,6 +25,6 @@ class Random(Criterion):
         for unit in range(group.units):
             digest = hashlib.sha256(f"{self.seed}:{group.name}".encode())
             for each in makers:
-                digest.update(np.ascontiguousarray(weights[each.module][each.entries[unit]]))
+                digest.update(weights[each.module][each.entries[unit]].tobytes())
             scores[unit] = int.from_bytes(digest.digest()[:7], "big") / 2**56
         return scores

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,37 +11,36 @@ import numpy as np
 from autoprune.contracts.data import RawData
 from autoprune.errors import DataError
 
-PART_KEYS = ("x_train", "y_train", "x_test", "y_test")
+# Training inputs and labels, test inputs and labels.
+Parts = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+_KEYS = ("x_train", "y_train", "x_test", "y_test")
 
 
-def read_npz(path: Path, keys: Sequence[str]) -> list[np.ndarray]:
-    """Return the arrays called `keys` from an .npz file, in that order.
+def read_npz(path: Path) -> Parts:
+    """Return x_train, y_train, x_test and y_test of an .npz file.
 
     Pickled objects are never loaded. Raises `DataError` for a file that is missing, is
-    not an .npz file, or lacks a key.
+    not an .npz file, or lacks an array.
     """
+    expected = f"expected an .npz file, as numpy.savez writes it, with {', '.join(_KEYS)}"
     if not path.is_file():
-        raise DataError(
-            f"no data file at {path} (looked for it at {path.absolute()}); expected an .npz "
-            f"file with the arrays {', '.join(keys)}"
-        )
+        raise DataError(f"no data file at {path} (looked for it at {path.absolute()}); {expected}")
     try:
         # numpy takes any other file for a pickle, which is not what is wrong with it.
         if not zipfile.is_zipfile(path):
             raise ValueError("it is not an .npz archive")
         with np.load(path, allow_pickle=False) as archive:
-            missing = [key for key in keys if key not in archive.files]
+            missing = [key for key in _KEYS if key not in archive.files]
             if not missing:
-                return [np.asarray(archive[key]) for key in keys]
+                x_train, y_train, x_test, y_test = (np.asarray(archive[key]) for key in _KEYS)
+                return x_train, y_train, x_test, y_test
             found = ", ".join(archive.files) or "nothing"
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(
-            f"{path} cannot be read: {error}; expected an .npz file, as numpy.savez writes it, "
-            f"with the arrays {', '.join(keys)}, none of them of type object"
+            f"{path} cannot be read: {error}; {expected}, none of them of type object"
         ) from error
-    raise DataError(
-        f"{path} lacks {', '.join(missing)}; expected the arrays {', '.join(keys)}, found: {found}"
-    )
+    raise DataError(f"{path} lacks {', '.join(missing)}; {expected}, found: {found}")
 
 
 def checked(raw: RawData, where: object) -> RawData:

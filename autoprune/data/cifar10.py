@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from autoprune.contracts.data import DataSource, RawData
-from autoprune.data._arrays import PART_KEYS, checked, read_npz
+from autoprune.data._arrays import Parts, checked, read_npz
 from autoprune.errors import DataError
 
 # Those of ImageNet, as the published CIFAR ResNets were trained with.
@@ -28,8 +28,8 @@ class Cifar10(DataSource):
 
     def load(self) -> RawData:
         """Read the images, uint8 (n, 32, 32, 3); raises `DataError` if they do not fit."""
-        parts = self._batches() if self.path.is_dir() else read_npz(self.path, PART_KEYS)
-        raw = checked(RawData(*parts, mean=_MEAN, std=_STD), self.path)
+        parts = self._batches() if self.path.is_dir() else read_npz(self.path)
+        raw = checked(RawData(parts[0], parts[1], parts[2], parts[3], _MEAN, _STD), self.path)
         if raw.train_inputs.shape[1:] != (32, 32, 3) or raw.num_classes > 10:
             raise DataError(
                 f"{self.path}: CIFAR-10 has images of shape (32, 32, 3) and labels 0 to 9, "
@@ -38,22 +38,22 @@ class Cifar10(DataSource):
             )
         return raw
 
-    def _batches(self) -> list[np.ndarray]:
-        from autoprune.models.vision import ensure_torchvision
+    def _batches(self) -> Parts:
+        from autoprune.vision import ensure_torchvision
 
         ensure_torchvision()
         from torchvision.datasets import CIFAR10
 
-        parts: list[np.ndarray] = []
-        for is_train in (True, False):
-            try:
-                # torchvision compares the files with known checksums before it opens them.
-                part = CIFAR10(str(self.path), train=is_train, download=False)
-            except (RuntimeError, OSError) as error:
-                raise DataError(
-                    f"{self.path} is a directory without an intact CIFAR-10 ({error}); expected "
-                    f"{self.path / CIFAR10.base_folder} with data_batch_1 to data_batch_5, "
-                    "test_batch and batches.meta, or the path of an .npz file"
-                ) from error
-            parts += [part.data, np.asarray(part.targets)]
-        return parts
+        try:
+            # torchvision compares the files with known checksums before it opens them.
+            train, test = (
+                CIFAR10(str(self.path), train=is_train, download=False)
+                for is_train in (True, False)
+            )
+        except (RuntimeError, OSError) as error:
+            raise DataError(
+                f"{self.path} is a directory without an intact CIFAR-10 ({error}); expected "
+                f"{self.path / CIFAR10.base_folder} with data_batch_1 to data_batch_5, "
+                "test_batch and batches.meta, or the path of an .npz file"
+            ) from error
+        return train.data, np.asarray(train.targets), test.data, np.asarray(test.targets)

@@ -1,7 +1,7 @@
 """Labelled data split for a search, in memory, ready for a network.
 
-    dataset = Dataset.from_raw(Digits().load(), SplitSpec(search=300, report=300))
-    logits = model(dataset.normalise(dataset.search.inputs[:100]))
+dataset = Dataset.from_raw(Digits().load(), SplitSpec(search=300, report=300))
+logits = model(dataset.normalise(dataset.search.inputs[:100]))
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ class Dataset:
         self.num_classes = num_classes
         # (pixel / 255 - mean) / std as one multiplication and one addition.
         self._scale = 1.0 / (255.0 * torch.tensor(std or (1.0,)).reshape(-1, 1, 1))
-        self._shift = -(torch.tensor(mean or (0.0,)) / torch.tensor(std or (1.0,))).reshape(-1, 1, 1)
+        self._shift = -(torch.tensor(mean or (0.0,)) / torch.tensor(std or (1.0,))).reshape(
+            -1, 1, 1
+        )
 
     @classmethod
     def from_raw(cls, raw: RawData, splits: SplitSpec) -> Dataset:

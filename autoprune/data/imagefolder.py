@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from autoprune.contracts.data import DataSource, RawData
 from autoprune.data._arrays import checked
@@ -51,8 +51,8 @@ class ImageFolder(DataSource):
                 f"{train} and {test} must hold the same classes; only one of them has: "
                 f"{', '.join(odd)}"
             )
-        parts = [*self._read(train, train_classes), *self._read(test, test_classes)]
-        return checked(RawData(*parts, mean=_MEAN, std=_STD), self.path)
+        parts = (*self._read(train, train_classes), *self._read(test, test_classes))
+        return checked(RawData(parts[0], parts[1], parts[2], parts[3], _MEAN, _STD), self.path)
 
     def _part(self, *names: str) -> Path:
         for name in names:
@@ -64,8 +64,11 @@ class ImageFolder(DataSource):
         )
 
     def _read(self, directory: Path, classes: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        files = [(file, label) for label, name in enumerate(classes)
-                 for file in _images(directory / name)]
+        files = [
+            (file, label)
+            for label, name in enumerate(classes)
+            for file in _images(directory / name)
+        ]
         pixels = np.empty((len(files), self.image_size, self.image_size, 3), dtype=np.uint8)
         for row, (file, _) in enumerate(files):
             pixels[row] = self._pixels(file)
@@ -75,7 +78,7 @@ class ImageFolder(DataSource):
         try:
             with Image.open(file) as opened:
                 image = opened.convert("RGB")
-        except (OSError, UnidentifiedImageError, SyntaxError, Image.DecompressionBombError) as error:
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise DataError(f"{file} cannot be read as an image: {error}") from error
         scale = round(self.image_size * _RESIZE) / min(image.size)
         width, height = (max(self.image_size, round(side * scale)) for side in image.size)

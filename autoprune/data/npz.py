@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from autoprune.contracts.data import DataSource, RawData
-from autoprune.data._arrays import PART_KEYS, checked, read_npz
+from autoprune.data._arrays import checked, read_npz
 
 
 class Npz(DataSource):
@@ -28,5 +28,6 @@ class Npz(DataSource):
 
     def load(self) -> RawData:
         """Read the file; raises `DataError` if it is missing or does not fit."""
-        raw = RawData(*read_npz(self.path, PART_KEYS), mean=self.mean, std=self.std)
+        parts = read_npz(self.path)
+        raw = RawData(parts[0], parts[1], parts[2], parts[3], self.mean, self.std)
         return checked(raw, self.path)

@@ -1,0 +1,1 @@
+"""The evaluator: prune, repair, recover and measure one candidate."""

@@ -1,5 +1,6 @@
 """The fast form in which candidates are judged: folded batch norm, channels last, and the
-fastest number format that agrees with float32 on this machine."""
+fastest number format that agrees with float32 on this machine.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +23,14 @@ def best_device(wanted: str) -> torch.device:
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(wanted)
+
+
+def channels_last(model: nn.Module) -> nn.Module:
+    """Lay four-dimensional weights out channels last, in place; it is faster on CPU and GPU."""
+    for parameter in model.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return model
 
 
 def cast(network: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -50,7 +59,8 @@ def fold(network: nn.Module, pairs: Iterable[tuple[str, str]]) -> nn.Module:
     memo |= {id(each): each for each in network.buffers()}
     for conv_name, norm_name in pairs:
         conv, norm = network.get_submodule(conv_name), network.get_submodule(norm_name)
-        assert isinstance(conv, nn.Conv1d | nn.Conv2d) and isinstance(norm, _BatchNorm)
+        assert isinstance(conv, nn.Conv1d | nn.Conv2d)
+        assert isinstance(norm, _BatchNorm)
         memo[id(conv)] = fuse_conv_bn_eval(conv, norm)
         memo[id(norm)] = nn.Identity()
     return copy.deepcopy(network, memo)

@@ -57,7 +57,7 @@ def finetune(
             if not torch.isfinite(loss):
                 raise NonFiniteError(f"the loss is {loss.item()} at fine-tuning step {step}")
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            torch.autograd.backward(loss)
             nn.utils.clip_grad_norm_(network.parameters(), _MAX_GRADIENT_NORM)
             optimizer.step()
             schedule.step()
@@ -102,6 +102,4 @@ def _augmented(images: Tensor, generator: torch.Generator) -> Tensor:
     shifted = padded[:, :, top : top + height, left : left + width]
     mirrored = torch.rand(count, generator=generator) < 0.5
     mask = mirrored.view(-1, 1, 1, 1).to(images.device)
-    return torch.where(mask, shifted.flip(3), shifted).contiguous(
-        memory_format=torch.channels_last
-    )
+    return torch.where(mask, shifted.flip(3), shifted).contiguous(memory_format=torch.channels_last)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from autoprune import plugins
 from autoprune.data.dataset import Dataset, Part
 from autoprune.errors import ModelError
-from autoprune.evaluation.inference import best_device
+from autoprune.evaluation.inference import best_device, channels_last
 from autoprune.evaluation.preparation import Preparation
 from autoprune.job.spec import Job, PluginSpec
 from autoprune.models.catalog import build_model
@@ -92,9 +92,7 @@ def load_model(job: Job, dataset: Dataset) -> nn.Module:
 
 def to_layout(model: nn.Module, device: torch.device) -> nn.Module:
     """Move a model to its device in channels-last layout, without gradients."""
-    has_images = any(parameter.dim() == 4 for parameter in model.parameters())
-    layout = torch.channels_last if has_images else torch.preserve_format
-    return model.to(device=device, memory_format=layout).requires_grad_(False).eval()
+    return channels_last(model.to(device)).requires_grad_(False).eval()
 
 
 def fingerprint(model: nn.Module) -> str:

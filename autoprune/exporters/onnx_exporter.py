@@ -29,7 +29,9 @@ class Onnx(Exporter):
             import onnx
             import onnxscript  # noqa: F401  needed by the exporter, asked for here by name
         except ImportError as error:
-            raise ExportError(f"{error}; install the extra: pip install 'autoprune[onnx]'") from error
+            raise ExportError(
+                f"{error}; install the extra: pip install 'autoprune[onnx]'"
+            ) from error
         batch = torch.export.Dim("batch", min=1)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

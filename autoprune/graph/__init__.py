@@ -1,0 +1,1 @@
+"""Traced networks as plain data: groups, layers, costs."""

@@ -101,7 +101,7 @@ class CostTable:
     def layer_macs(self, policy: Policy) -> np.ndarray:
         """Return the multiply-accumulates of every layer for one sample, shape (layers,)."""
         inputs, outputs = self.channels(policy)
-        return self._positions * self._weights(inputs, outputs)
+        return np.asarray(self._positions * self._weights(inputs, outputs))
 
     def layer_params(self, policy: Policy) -> np.ndarray:
         """Return the parameters of every layer, shape (layers,)."""
@@ -124,7 +124,7 @@ class CostTable:
 
     def _weights(self, inputs: np.ndarray, outputs: np.ndarray) -> np.ndarray:
         fan_in = np.where(self._depthwise, 1.0, inputs / self._conv_groups)
-        return self._taps * fan_in * outputs
+        return np.asarray(self._taps * fan_in * outputs)
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object; the groups travel on their own."""

@@ -81,7 +81,9 @@ def _plain_group(group: tp.Group, names: dict[nn.Module, str]) -> PrunableGroup:
         module = item.dep.target.module
         if isinstance(module, tp.ops._OutputOp):
             reason = reason or "it makes the network's output"
-        if not isinstance(module, nn.Module | nn.Parameter) or module not in names:
+        if isinstance(module, nn.Parameter):
+            reason = reason or "it touches a parameter that belongs to no layer"
+        if not isinstance(module, nn.Module) or module not in names:
             continue
         is_output = _prunes_outputs(item.dep.handler)
         blocker = _blocker(module, names[module])
@@ -117,7 +119,8 @@ def _size(module: nn.Module, side: Side) -> int:
         return module.out_channels if side == "out" else module.in_channels
     if isinstance(module, nn.Linear):
         return module.out_features if side == "out" else module.in_features
-    return int(module.num_features)
+    assert isinstance(module, _BatchNorm)
+    return module.num_features
 
 
 def _entries(root_idxs: list[int], idxs: list[int], units: int) -> np.ndarray | None:

@@ -106,7 +106,9 @@ class GroupTable:
             group = self._by_name.get(name)
             if group is None:
                 allowed = suggestion(name, (each.name for each in self.prunable))
-                raise PolicyError(f"the policy names group {name!r}, which does not exist; {allowed}")
+                raise PolicyError(
+                    f"the policy names group {name!r}, which does not exist; {allowed}"
+                )
             if group.reason is not None and decision.keep_ratio < 1.0:
                 raise PolicyError(f"group {name!r} must stay whole: {group.reason}")
         return {

@@ -1,0 +1,1 @@
+"""The job file: its schema, its constraints, how it is read."""

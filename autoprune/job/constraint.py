@@ -1,7 +1,7 @@
 """Constraints in words: `macs <= 0.6 * dense`, `latency_ms <= 4.0`, `error <= dense + 0.02`.
 
-    constraint = Constraint.parse("macs <= 0.6 * dense")
-    constraint.violation(value=30e6, dense=40e6)       # 0.25: a quarter over the bound
+constraint = Constraint.parse("macs <= 0.6 * dense")
+constraint.violation(value=30e6, dense=40e6)       # 0.25: a quarter over the bound
 """
 
 from __future__ import annotations

@@ -79,7 +79,10 @@ def _index(place: list[Any], step: str, override: str) -> int:
 
 def _expanded(value: Any, path: str, problems: list[Violation]) -> Any:
     if isinstance(value, dict):
-        return {key: _expanded(each, f"{path}.{key}".lstrip("."), problems) for key, each in value.items()}
+        return {
+            key: _expanded(each, f"{path}.{key}".lstrip("."), problems)
+            for key, each in value.items()
+        }
     if isinstance(value, list):
         return [_expanded(each, f"{path}.{index}", problems) for index, each in enumerate(value)]
     if not isinstance(value, str):

@@ -1,5 +1,6 @@
 """The job file: everything a search needs, validated as a whole (pydantic, unknown keys
-are errors). Plug-in options are kept as given here; `autoprune.plugins` checks them."""
+are errors). Plug-in options are kept as given here; `autoprune.plugins` checks them.
+"""
 
 from __future__ import annotations
 

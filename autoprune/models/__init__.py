@@ -1,0 +1,1 @@
+"""Networks that a job can name, and checkpoints."""

@@ -16,7 +16,7 @@ from autoprune.job.spec import ModelSpec
 from autoprune.models.checkpoint import load_checkpoint
 from autoprune.models.cifar_resnet import DEPTHS, CifarResNet
 from autoprune.models.digits_cnn import IMAGE_SIZE, DigitsCnn
-from autoprune.models.vision import ensure_torchvision
+from autoprune.vision import ensure_torchvision
 
 _TORCHVISION = "torchvision/"
 _INIT_SEED = 0
@@ -94,11 +94,13 @@ def _digits_cnn(num_classes: int, input_shape: tuple[int, ...]) -> nn.Module:
 
 def _torchvision(name: str, num_classes: int, input_shape: tuple[int, ...]) -> nn.Module:
     if len(input_shape) != 3 or input_shape[0] != 3:
-        raise ModelError(f"{_TORCHVISION}{name} reads {_images_needed(input_shape)}, with 3 channels")
+        raise ModelError(
+            f"{_TORCHVISION}{name} reads {_images_needed(input_shape)}, with 3 channels"
+        )
     ensure_torchvision()
     from torchvision.models import get_model
 
-    # Left to themselves, these two warn and draw their weights for half a minute.
+    # Otherwise these two warn that this default is about to become theirs.
     quick = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
     model: nn.Module = get_model(name, weights=None, num_classes=num_classes, **quick)
     return model

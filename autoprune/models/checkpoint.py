@@ -83,9 +83,7 @@ def _without_prefix(state: dict[str, Tensor], model: nn.Module) -> dict[str, Ten
 def _difference(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
     # Old checkpoints lack these counters, and torch fills them in.
     missing = [
-        name
-        for name in expected
-        if name not in given and not name.endswith(".num_batches_tracked")
+        name for name in expected if name not in given and not name.endswith(".num_batches_tracked")
     ]
     unexpected = [name for name in given if name not in expected]
     shapes = [

@@ -35,7 +35,8 @@ class Latency(Objective):
         """Time the network on `batch` copies of the first example, on its own device."""
         import torch
 
-        assert subject.network is not None and subject.example is not None
+        assert subject.network is not None
+        assert subject.example is not None
         network, example = subject.network, subject.example[:1]
         inputs = example.expand(self.batch, *example.shape[1:]).clone()
         if inputs.dim() == 4:

@@ -1,0 +1,1 @@
+"""The append-only log of jobs, and what it says."""

@@ -1,15 +1,15 @@
 """The bodies of events, written here and read by `History`, so that both stay in step.
 
-    OPENED      {}
-    CLOSED      {"reason"}
-    ASKED       {"policy", "searcher", "rung", "parent", "batch"}
-    REPEATED    {"policy", "searcher", "batch"}; its trial is the one that answers
-    COMPLETED   {"evaluation"}
-    INFEASIBLE  {"evaluation"}: cheap costs and the constraints that they break
-    FAILED      {"failure"}
-    RETRIED     {"failure"}
-    STOPPED     {"reason"}
-    REPORTED    {"evaluation"}, on the report split
+OPENED      {}
+CLOSED      {"reason"}
+ASKED       {"policy", "searcher", "rung", "parent", "batch"}
+REPEATED    {"policy", "searcher", "batch"}; its trial is the one that answers
+COMPLETED   {"evaluation"}
+INFEASIBLE  {"evaluation"}: cheap costs and the constraints that they break
+FAILED      {"failure"}
+RETRIED     {"failure"}
+STOPPED     {"reason"}
+REPORTED    {"evaluation"}, on the report split
 """
 
 from __future__ import annotations

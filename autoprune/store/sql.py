@@ -80,9 +80,7 @@ class SqlStore(Store):
         created = time.time()
         with self._transaction(f"create job {name!r}", writes=True) as connection:
             try:
-                connection.execute(
-                    sql.insert(_job).values(name=name, spec=text, created=created)
-                )
+                connection.execute(sql.insert(_job).values(name=name, spec=text, created=created))
             except IntegrityError as error:
                 message = f"{self._name} already has a job {name!r}; resume it, or name the new job"
                 raise StoreError(message) from error
@@ -274,5 +272,7 @@ def _event_of(row: Mapping[str, Any]) -> Event:
     try:
         kind, body = EventKind(row["kind"]), json.loads(row["body"])
     except ValueError as error:
-        raise StoreError(f"event {row['seq']} of job {row['job']!r} is unreadable: {error}") from error
+        raise StoreError(
+            f"event {row['seq']} of job {row['job']!r} is unreadable: {error}"
+        ) from error
     return Event(row["seq"], row["time"], kind, row["trial"], row["attempt"], body)

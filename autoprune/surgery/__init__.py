@@ -1,0 +1,1 @@
+"""Carving candidates out of a network, and the proof that it works."""

@@ -31,7 +31,9 @@ def prove(model: nn.Module, groups: GroupTable, example: Tensor) -> GroupTable:
     with evaluation_mode(model), torch.inference_mode():
         prover = _Prover(model, groups, example)
         proven = GroupTable(
-            group if group.is_frozen or not (reason := prover.objection(group)) else group.frozen(reason)
+            group
+            if group.is_frozen or not (reason := prover.objection(group))
+            else group.frozen(reason)
             for group in groups
         )
         return prover.combined(proven)
@@ -87,9 +89,8 @@ class _Prover:
     def _halves_run(self, groups: list[PrunableGroup] | tuple[PrunableGroup, ...]) -> bool:
         ratios = {group.name: 1 - (group.units // 2) / group.units for group in groups}
         try:
-            outputs: Tensor = self.plan.carve(Policy.from_keep_ratios(ratios, _CRITERION))(
-                self.example
-            )
+            carved = self.plan.carve(Policy.from_keep_ratios(ratios, _CRITERION))
+            outputs: Tensor = carved(self.example)
         except Exception:  # whatever a broken network raises, it is broken
             return False
         return outputs.shape == self.expected.shape
@@ -102,12 +103,13 @@ def _silenced(model: nn.Module, group: PrunableGroup, units: np.ndarray) -> nn.M
     }
     for each in group.slices:
         if each.side == "in":
-            weight = model.get_submodule(each.module).weight
+            weight = model.get_submodule(each.module).get_parameter("weight")
             zeroed = memo[id(weight)] if memo[id(weight)] is not weight else weight.detach().clone()
             assert isinstance(zeroed, Tensor)
             zeroed[:, torch.from_numpy(each.entries[units].reshape(-1))] = 0
             memo[id(weight)] = nn.Parameter(zeroed, requires_grad=False)
-    return copy.deepcopy(model, memo)
+    twin: nn.Module = copy.deepcopy(model, memo)
+    return twin
 
 
 def _first_line(error: Exception) -> str:

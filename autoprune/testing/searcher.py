@@ -1,8 +1,8 @@
 """The suite that every searcher passes, for ours and for yours.
 
-    class TestMine(SearcherContract):
-        def make(self, problem, seed):
-            return Mine(problem, seed=seed)
+class TestMine(SearcherContract):
+    def make(self, problem, seed):
+        return Mine(problem, seed=seed)
 """
 
 from __future__ import annotations
@@ -142,9 +142,7 @@ class SearcherContract:
 
     def test_the_same_calls_give_the_same_policies(self) -> None:
         problem = self.problem()
-        first, second = (
-            self._run(self.make(problem, 5), problem, rounds=12) for _ in range(2)
-        )
+        first, second = (self._run(self.make(problem, 5), problem, rounds=12) for _ in range(2))
         assert first == second
 
     def test_another_seed_gives_other_policies(self) -> None:

@@ -1,0 +1,47 @@
+# make demo and make test set up .venv by themselves; repeated calls reuse it.
+SHELL := /bin/bash
+PYTHON ?= $(firstword $(shell for p in python3.11 python3.12 python3; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null && echo $$p; done))
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEMO := runs/demo
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test lint unit slow bench clean
+
+demo: $(STAMP)
+	rm -rf $(DEMO)
+	$(BIN)/python examples/train_digits.py --out runs/digits_cnn.safetensors
+	$(BIN)/autoprune search examples/digits.yaml --run $(DEMO)
+	rm -f runs/knee.onnx
+	$(BIN)/autoprune export $(DEMO) knee --to onnx --out runs/knee.onnx
+
+test: lint unit
+
+unit: $(STAMP)
+	$(BIN)/python -m pytest -m "not slow" tests
+
+slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow tests
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/import_time.py
+	$(BIN)/python benchmarks/control_path.py
+	$(BIN)/python benchmarks/rung0.py
+
+$(STAMP): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed; set PYTHON=/path/to/python" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --editable '.[all]' --group dev
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info
