@@ -6,8 +6,9 @@ import numpy as np
 
 from autoprune.space import Choice, Float, SearchSpace, Value, Values
 
-# Width of the design around the diagonal, as a share of each range. Of 0 (uniform pruning),
-# 0.5, 1 and a plain Latin hypercube, 0.5 gave every search the largest hypervolume.
+# Width of the design around the diagonal, as a share of each range. On 6, 12 and 30 groups,
+# 60 to 300 trials, 0.5 gave NSGA-II more hypervolume than 1 and than a plain hypercube (with
+# 30 groups and 60 trials: 0.806, 0.784 and 0.731; uniform pruning has 0.784).
 _SPREAD = 0.5
 
 
@@ -55,7 +56,8 @@ class Genome:
     def snap(self, vectors: np.ndarray) -> np.ndarray:
         """Return the nearest vectors of the space, any shape (..., parameters)."""
         inside = np.clip(vectors, self.low, self.high)
-        return np.where(self._whole, np.rint(inside), inside)
+        snapped: np.ndarray = np.where(self._whole, np.rint(inside), inside)
+        return snapped
 
     def diagonal(self, level: float) -> np.ndarray:
         """Return the vector with every ordered column at `level` in [0, 1] of its range.

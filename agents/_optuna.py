@@ -32,9 +32,9 @@ _RETRIES = 5
 class Study(Proposer):
     """An initial design of `startup` points, then a sampler made anew for every ask.
 
-    Each sampler has a seed of its own. All that it knows is then in the study's trials: the state is a list of them
-    and the generator of the seeds, and nothing is replayed. Asked trials stay RUNNING in
-    the study, which samplers with a constant liar keep away from.
+    Each sampler has a seed of its own. All that it knows is then in the study's trials: the
+    state is a list of them and the generator of the seeds, and nothing is replayed. Asked
+    trials stay RUNNING in the study, which samplers with a constant liar keep away from.
     """
 
     def __init__(self, problem: SearchProblem, *, seed: int, startup: int) -> None:

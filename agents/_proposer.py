@@ -26,7 +26,7 @@ class Proposer(Searcher):
     number of points that the search begins with, 0 or at least 2.
     """
 
-    def __init__(self, problem: SearchProblem, *, seed: int = 0, design: int = 0) -> None:
+    def __init__(self, problem: SearchProblem, design: int = 0, *, seed: int = 0) -> None:
         super().__init__(problem, seed=seed)
         self._genome = Genome(problem.space)
         self._known = Known(problem)

@@ -5,7 +5,6 @@ population and the algorithm's survival removes the worst (the steady state of N
 Durillo, "On the effect of the steady-state selection scheme in multi-objective genetic
 algorithms", EMO 2009), so that no worker waits for another.
 """
-# mypy: disable-error-code="import-untyped"
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
 """NSGA-II: rank by dominance, break ties by crowding."""
-# mypy: disable-error-code="import-untyped"
 
 from __future__ import annotations
 

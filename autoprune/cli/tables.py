@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from autoprune.cli.numbers import readable
+from autoprune.numbers import readable
 from autoprune.report.summary import summarise
 from autoprune.run import REPORT_NAME, Run, shown
 from autoprune.trial import Measurement, Trial

@@ -72,7 +72,10 @@ class CostTable:
         self.fixed_params = fixed_params
         self.fixed_bytes = fixed_bytes
         self.item_bytes = item_bytes
-        column = lambda name: np.array([getattr(x, name) for x in self.layers], dtype=np.float64)  # noqa: E731
+
+        def column(name: str) -> np.ndarray:
+            return np.array([getattr(each, name) for each in self.layers], dtype=np.float64)
+
         self._inputs, self._outputs = column("inputs"), column("outputs")
         self._taps, self._positions = column("taps"), column("positions")
         self._conv_groups = column("conv_groups")
@@ -101,7 +104,8 @@ class CostTable:
     def layer_macs(self, policy: Policy) -> np.ndarray:
         """Return the multiply-accumulates of every layer for one sample, shape (layers,)."""
         inputs, outputs = self.channels(policy)
-        return np.asarray(self._positions * self._weights(inputs, outputs))
+        macs: np.ndarray = self._positions * self._weights(inputs, outputs)
+        return macs
 
     def layer_params(self, policy: Policy) -> np.ndarray:
         """Return the parameters of every layer, shape (layers,)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -51,7 +52,7 @@ def small_problem(
     widths = [3, *units, 10]
     layers = [
         LayerCost(f"conv{index}", inputs, outputs, 9, 64, 1, per_out=1)
-        for index, (inputs, outputs) in enumerate(zip(widths, widths[1:], strict=False), start=1)
+        for index, (inputs, outputs) in enumerate(pairwise(widths), start=1)
     ]
     groups = GroupTable(
         [

@@ -1,0 +1,54 @@
+"""Random search: uniform, without repetition, to the last policy."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from agents.random_search import RandomSearch
+from autoprune.testing.problem import measure, small_problem
+from autoprune.trial import Trial, TrialState
+
+
+def test_every_policy_comes_exactly_once() -> None:
+    problem = small_problem(units=(5, 4, 6))
+    searcher = RandomSearch(problem, seed=0)
+    asked = [policy.sha256 for policy in searcher.ask(1000)]
+    assert len(asked) == len(set(asked)) == 5 * 4 * 6 * 2
+    assert searcher.ask(1) == []
+
+
+def test_first_proposals_are_uniform() -> None:
+    problem = small_problem(units=(4,), criteria=("l1",))
+    kept = Counter(
+        problem.groups.kept_units(RandomSearch(problem, seed=seed).ask(1)[0])["conv1"]
+        for seed in range(800)
+    )
+    # 200 each; the standard deviation is 12.2.
+    assert set(kept) == {1, 2, 3, 4}
+    assert all(abs(count - 200) < 50 for count in kept.values())
+
+
+def test_what_others_tried_is_not_proposed() -> None:
+    problem = small_problem(units=(3, 3))
+    others = RandomSearch(problem, seed=1).ask(12)
+    searcher = RandomSearch(problem, seed=2)
+    for number, policy in enumerate(others):
+        state = TrialState.COMPLETED if number % 2 else TrialState.FAILED
+        searcher.tell(Trial(number, policy, "x", 0, state, evaluation=measure(problem, policy)))
+    rest = {policy.sha256 for policy in searcher.ask(100)}
+    assert len(rest) == 6
+    assert not rest & {policy.sha256 for policy in others}
+
+
+def test_the_last_policies_are_drawn_uniformly_too() -> None:
+    problem = small_problem(units=(40, 40), criteria=("l1",))
+    last = []
+    for seed in range(20):
+        searcher = RandomSearch(problem, seed=seed)
+        searcher.ask(1597)
+        (policy, *_) = searcher.ask(1)
+        last.append(problem.groups.kept_units(policy)["conv1"])
+    # Listed in order, the remainder would always begin with few units.
+    assert 10 < np.mean(last) < 30
