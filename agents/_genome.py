@@ -6,9 +6,10 @@ import numpy as np
 
 from autoprune.space import Choice, Float, SearchSpace, Value, Values
 
-# Width of the design around the diagonal, as a share of each range. On 6, 12 and 30 groups,
-# 60 to 300 trials, 0.5 gave NSGA-II more hypervolume than 1 and than a plain hypercube (with
-# 30 groups and 60 trials: 0.806, 0.784 and 0.731; uniform pruning has 0.784).
+# Width of the design around the diagonal, as a share of each range. Against a plain
+# hypercube, on networks whose groups differ 100-fold in sensitivity, NSGA-II reached after
+# 60 trials a hypervolume of 0.714 instead of 0.590 with 30 groups, 0.728 instead of 0.713
+# with 12, and the same with 6. Widths from 0.5 to 1 differ little.
 _SPREAD = 0.5
 
 

@@ -30,6 +30,7 @@ class Known:
     def __init__(self, problem: SearchProblem) -> None:
         self._problem = problem
         self._learned: dict[str, bool] = {}
+        self._rest: dict[str, Policy] | None = None
 
     def key(self, policy: Policy) -> str:
         """Return the hash of the canonical form; `PolicyError` for another network's policy."""
@@ -60,12 +61,14 @@ class Known:
             policy = space.decode(space.sample(rng))
             if self.add(policy):
                 return policy
-        rest = [policy for policy in self._listing() if self.key(policy) not in self._learned]
-        if not rest:
+        if self._rest is None:
+            self._rest = {self.key(policy): policy for policy in self._listing()}
+        self._rest = {key: each for key, each in self._rest.items() if key not in self._learned}
+        if not self._rest:
             return None
-        chosen = rest[int(rng.integers(len(rest)))]
-        self.add(chosen)
-        return chosen
+        chosen = list(self._rest)[int(rng.integers(len(self._rest)))]
+        self._learned[chosen] = False
+        return self._rest[chosen]
 
     def _listing(self) -> Iterator[Policy]:
         """Yield every policy of the space; nothing where it cannot be listed."""
@@ -85,6 +88,7 @@ class Known:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned."""
         self._learned = dict(state)
+        self._rest = None
 
 
 def _axis(parameter: Parameter) -> Sequence[Value] | None:

@@ -29,8 +29,8 @@ from ._proposer import Proposer
 
 # Children that are known already are bred again so many times, then replaced by a draw.
 _LITTERS = 50
-# Spread of SBX and polynomial mutation. pymoo's 15 and 20 are for real numbers: on a few
-# levels they round back to the parent.
+# Spread of SBX and polynomial mutation, as pymoo advises for whole numbers: with its 15 and
+# 20 for real ones, most mutations of a few levels round back to the parent.
 _ETA = 3.0
 
 

@@ -51,6 +51,8 @@ class LiveProgress:
 
     def _line(self, agenda: Agenda, now: float) -> str:
         state = agenda.state
+        if agenda.to_report is not None:
+            return f"measuring on the report split: {agenda.to_report} trials to go"
         done = len(state.completed(0))
         if self._first is None:
             self._first = (now, done)

@@ -20,13 +20,18 @@ STALL_AFTER = 10
 
 
 class Agenda:
-    """Turns the state of a job into the next entries to commit; empty lists mean "not now"."""
+    """Turns the state of a job into the next entries to commit; empty lists mean "not now".
+
+    `to_report` counts the trials that the report split still has to measure, once the
+    search has come that far.
+    """
 
     def __init__(self, state: JobState) -> None:
         self.state = state
         self.job = state.job
         self._elapsed_before_s = state.history.elapsed_s
         self._started = time.monotonic()
+        self.to_report: int | None = None
 
     @property
     def elapsed_s(self) -> float:

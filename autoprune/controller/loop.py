@@ -106,6 +106,7 @@ class SearchLoop:
         while waiting or self._under_way:
             while waiting and self.executor.free > 0:
                 self._submit(waiting.pop(0), "report")
+            self.agenda.to_report = len(waiting) + len(self._under_way)
             self.on_progress(self.agenda)
             for result in self.executor.wait(_POLL_S):
                 self._under_way.discard(result.item.trial)

@@ -71,11 +71,14 @@ def _builder(name: str) -> _Builder:
     if name in _BUILDERS:
         return _BUILDERS[name]
     plain = name.removeprefix(_TORCHVISION)
-    if plain != name and plain in _torchvision_names():
+    is_torchvisions = plain in _torchvision_names()
+    if is_torchvisions and plain != name:
         return partial(_torchvision, plain)
+    # Only the prefix is missing: by spelling alone, resnet18 is nearer to cifar_resnet110.
+    near = f"did you mean {_TORCHVISION + name!r}?" if is_torchvisions else ""
     raise ModelError(
-        f"unknown model {name!r}; {suggestion(name, model_names())}; for your own network "
-        'give {import: "package.module:function"} instead'
+        f"unknown model {name!r} (for a network of your own, give "
+        f'{{import: "package.module:function"}}); {near or suggestion(name, model_names())}'
     )
 
 

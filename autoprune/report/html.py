@@ -94,7 +94,7 @@ def _figures(run: Run) -> Iterator[tuple[str, Markup]]:
         html = figure.to_html(
             full_html=False,
             include_plotlyjs="inline" if index == 0 else False,
-            config={"displaylogo": False, "responsive": True},
+            config={"displayModeBar": False, "responsive": True},
         )
         yield title, Markup(html)
 

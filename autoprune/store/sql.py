@@ -260,14 +260,15 @@ def _json(value: Mapping[str, Any], what: str) -> str:
 def _body(place: int, entry: Entry) -> str:
     """Return the body of the entry at `place` as text; raises `StoreError` for a bad entry."""
     if entry.kind not in tuple(EventKind):
-        raise StoreError(f"entry {place}: {suggestion(str(entry.kind), EventKind)}")
+        kinds = suggestion(str(entry.kind), map(str, EventKind))
+        raise StoreError(f"entry {place} is of an unknown kind {entry.kind!r}; {kinds}")
     for name, number in (("trial", entry.trial), ("attempt", entry.attempt)):
         if number is not None and (not isinstance(number, int) or not 0 <= number < 2**31):
             raise StoreError(f"entry {place}: {name} must be a whole number, given: {number!r}")
     return _json(entry.body, f"the body of entry {place} ({entry.kind})")
 
 
-def _event_of(row: Mapping[str, Any]) -> Event:
+def _event_of(row: Mapping[Any, Any]) -> Event:
     """Return the event in a row of the table; raises `StoreError` where it makes no sense."""
     try:
         kind, body = EventKind(row["kind"]), json.loads(row["body"])

@@ -2,5 +2,6 @@
 
 from .searcher import SearcherContract
 from .space import SpaceContract
+from .store import StoreContract
 
-__all__ = ["SearcherContract", "SpaceContract"]
+__all__ = ["SearcherContract", "SpaceContract", "StoreContract"]

@@ -43,12 +43,12 @@ def test_what_others_tried_is_not_proposed() -> None:
 
 
 def test_the_last_policies_are_drawn_uniformly_too() -> None:
-    problem = small_problem(units=(40, 40), criteria=("l1",))
+    problem = small_problem(units=(12, 12), criteria=("l1",))
     last = []
     for seed in range(20):
         searcher = RandomSearch(problem, seed=seed)
-        searcher.ask(1597)
+        searcher.ask(141)
         (policy, *_) = searcher.ask(1)
         last.append(problem.groups.kept_units(policy)["conv1"])
     # Listed in order, the remainder would always begin with few units.
-    assert 10 < np.mean(last) < 30
+    assert 4 < np.mean(last) < 9

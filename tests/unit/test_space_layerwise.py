@@ -101,7 +101,7 @@ def test_encode_reads_units_not_digits() -> None:
         (Policy.from_keep_ratios({"layer1.conv1": 0.5}, "l2"), "ranks by 'l1', the policy by 'l2'"),
         (Policy.from_keep_ratios({"layer1.conv1": 3 / 8}), "cannot keep 3 units; allowed: 2, 4, 6"),
         (Policy.from_keep_ratios({"layer2.conv1": 0.5}), "outside the space and must stay whole"),
-        (Policy.from_keep_ratios({"layer1.conv": 0.5}), "did you mean 'layer1.conv1'"),
+        (Policy.from_keep_ratios({"layer3.conv1": 0.5}), "allowed: layer1.conv1, layer1.conv2"),
         (Policy.from_keep_ratios({"fc": 0.5}), "must stay whole: makes the outputs"),
     ],
 )

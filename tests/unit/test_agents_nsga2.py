@@ -1,0 +1,206 @@
+"""NSGA-II: it beats random search, obeys constraints, and takes results from anyone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import moocore
+import numpy as np
+import pytest
+
+from agents.nsga2 import NSGA2
+from agents.random_search import RandomSearch
+from autoprune.contracts.searcher import Searcher, SearchProblem
+from autoprune.errors import PluginError, PolicyError
+from autoprune.graph.group import GroupTable
+from autoprune.policy import Policy
+from autoprune.space import Float, SearchSpace, Values
+from autoprune.testing import SearcherContract
+from autoprune.testing.problem import measure, small_problem
+from autoprune.trial import Evaluation, Trial, TrialState
+
+
+class RatioSpace(SearchSpace):
+    """A real keep_ratio per group."""
+
+    def __init__(self, groups: GroupTable) -> None:
+        self._groups = groups
+        self.parameters = tuple(Float(group.name, 0.05, 1.0) for group in groups.prunable)
+
+    def decode(self, values: Values) -> Policy:
+        return Policy.from_keep_ratios({name: float(value) for name, value in values.items()})
+
+    def encode(self, policy: Policy) -> Values:
+        self._groups.kept_units(policy)
+        if policy.recipe.criterion != "l1":
+            raise PolicyError("the space ranks by l1")
+        return {group.name: policy.keep_ratio(group.name) for group in self._groups.prunable}
+
+
+class TestNSGA2OnRealNumbers(SearcherContract):
+    def problem(self) -> SearchProblem:
+        problem = small_problem(units=(64, 64, 64))
+        return replace(problem, space=RatioSpace(problem.groups))
+
+    def make(self, problem: SearchProblem, seed: int) -> Searcher:
+        return NSGA2(problem, seed=seed, population=10)
+
+
+def completed(problem: SearchProblem, policy: Policy, number: int = 0) -> Trial:
+    evaluation = measure(problem, policy)
+    return Trial(number, policy, "x", 0, TrialState.COMPLETED, evaluation=evaluation)
+
+
+def search(
+    searcher: Searcher,
+    problem: SearchProblem,
+    trials: int,
+    end: Callable[[SearchProblem, Policy], Trial] = completed,
+) -> list[Policy]:
+    """Run with three trials under way, as a pool of workers would."""
+    under_way: list[Policy] = []
+    finished: list[Policy] = []
+    while len(finished) < trials:
+        under_way += searcher.ask(4 - len(under_way))
+        finished.append(under_way.pop(0))
+        searcher.tell(end(problem, finished[-1]))
+    return finished
+
+
+def hypervolume(problem: SearchProblem, policies: list[Policy]) -> float:
+    dense = problem.costs.costs(Policy()).macs
+    evaluations = [measure(problem, policy) for policy in policies]
+    points = [[1.0 - each.value("accuracy"), each.value("macs") / dense] for each in evaluations]
+    return float(moocore.hypervolume(np.array(points), ref=[1.0, 1.0]))
+
+
+def test_it_beats_random_search_by_a_clear_margin() -> None:
+    problem = small_problem(units=(32,) * 10)
+    volumes = {
+        searcher: [
+            hypervolume(problem, search(searcher(problem, seed=seed), problem, 150))
+            for seed in range(4)
+        ]
+        for searcher in (NSGA2, RandomSearch)
+    }
+    assert min(volumes[NSGA2]) > max(volumes[RandomSearch]) + 0.02
+    assert np.mean(volumes[NSGA2]) > np.mean(volumes[RandomSearch]) + 0.05
+
+
+def test_evolution_improves_on_its_own_design() -> None:
+    problem = small_problem(units=(32,) * 10)
+    for seed in range(2):
+        policies = search(NSGA2(problem, seed=seed), problem, 150)
+        blind = search(NSGA2(problem, seed=seed, population=150), problem, 150)
+        assert hypervolume(problem, policies) > hypervolume(problem, blind) + 0.01
+
+
+def test_the_design_begins_with_both_ends_and_spans_the_costs() -> None:
+    problem = small_problem(units=(32,) * 20)
+    asked = NSGA2(problem, population=40).ask(40)
+    kept = [problem.groups.kept_units(policy) for policy in asked]
+    assert set(kept[0].values()) == {1}
+    assert set(kept[1].values()) == {32}
+    dense = problem.costs.costs(Policy()).macs
+    shares = np.sort([problem.costs.costs(policy).macs / dense for policy in asked])
+    # Of independent uniform draws over 20 groups, nine tenths lie between 0.19 and 0.36.
+    assert shares[4] < 0.1
+    assert shares[-5] > 0.7
+    assert {policy.recipe.criterion for policy in asked} == {"l1", "l2"}
+
+
+def test_no_policy_is_asked_twice_and_a_small_space_is_searched_to_its_end() -> None:
+    problem = small_problem(units=(6, 5))
+    asked = [policy.sha256 for policy in search(NSGA2(problem, population=8), problem, 60)]
+    assert len(set(asked)) == 60
+
+
+def test_options_without_order_are_learned() -> None:
+    problem = small_problem(units=(32,) * 8)
+    policies = search(NSGA2(problem, seed=0), problem, 200)
+    late = [policy.recipe.criterion for policy in policies[-60:]]
+    # l2 loses accuracy at the same cost; mutation keeps trying it.
+    assert 0.75 < late.count("l1") / 60 < 1.0
+
+
+def refuse_above(share: float) -> Callable[[SearchProblem, Policy], Trial]:
+    """Return an end that refuses costly policies before their accuracy is known."""
+
+    def end(problem: SearchProblem, policy: Policy) -> Trial:
+        trial = completed(problem, policy)
+        assert trial.evaluation is not None
+        dense = problem.costs.costs(Policy()).macs
+        excess = problem.costs.costs(policy).macs / (share * dense) - 1.0
+        if excess <= 0.0:
+            return trial
+        known = {"macs": trial.evaluation.measurements["macs"]}
+        cheap = Evaluation(known, violations={f"macs <= {share} * dense": excess})
+        return replace(trial, state=TrialState.INFEASIBLE, evaluation=cheap)
+
+    return end
+
+
+def test_refused_trials_show_the_way_into_the_feasible_region() -> None:
+    # Random counts satisfy this once in thousands of draws.
+    problem = small_problem(units=(32,) * 12)
+    end = refuse_above(0.05)
+    for seed in range(3):
+        policies = search(NSGA2(problem, seed=seed, population=20), problem, 150, end)
+        ends = [end(problem, policy).state for policy in policies[-50:]]
+        assert ends.count(TrialState.COMPLETED) > 30
+
+
+def test_feasible_trials_displace_infeasible_ones() -> None:
+    problem = small_problem(units=(8, 8))
+    searcher = NSGA2(problem, population=4)
+    policies = RandomSearch(problem, seed=0).ask(12)
+    for number, policy in enumerate(policies):
+        trial = completed(problem, policy, number)
+        assert trial.evaluation is not None
+        if number < 8:
+            broken = replace(trial.evaluation, violations={"accuracy >= 2": 1.0 + number})
+            trial = replace(trial, evaluation=broken)
+        searcher.tell(trial)
+        if number == 7:
+            assert searcher.state_dict()["population"]["G"].ravel().tolist() == [1, 2, 3, 4]
+    assert not searcher.state_dict()["population"]["G"].any()
+
+
+def test_results_of_others_are_bred_from() -> None:
+    problem = small_problem(units=(32,) * 8, criteria=("l1",))
+    searcher = NSGA2(problem, seed=0, population=4)
+    searcher.ask(4)
+    names = [group.name for group in problem.groups.prunable]
+    for index in range(4):
+        foreign = dict.fromkeys(names, 0.75) | {names[index]: 0.5}
+        searcher.tell(completed(problem, Policy.from_keep_ratios(foreign)))
+    for policy in searcher.ask(20):
+        unlike = [name for name in names if policy.keep_ratio(name) not in (0.5, 0.75)]
+        assert len(unlike) <= 4
+
+
+def test_the_first_result_of_a_policy_counts_and_fruitless_trials_do_not() -> None:
+    problem = small_problem(units=(8, 8))
+    searcher = NSGA2(problem, population=4)
+    first, second, third = searcher.ask(3)
+    searcher.tell(replace(completed(problem, first), state=TrialState.FAILED, evaluation=None))
+    searcher.tell(completed(problem, second))
+    before = searcher.state_dict()
+    promoted = completed(problem, second)
+    assert promoted.evaluation is not None
+    better = replace(promoted.evaluation, measurements=measure(problem, Policy()).measurements)
+    searcher.tell(replace(promoted, rung=1, evaluation=better))
+    nan = dict(better.measurements) | {"macs": replace(better.measurements["macs"], value=np.nan)}
+    searcher.tell(replace(completed(problem, third), evaluation=replace(better, measurements=nan)))
+    after = searcher.state_dict()["population"]
+    assert len(after["F"]) == 1
+    np.testing.assert_array_equal(after["F"], before["population"]["F"])
+    # Accuracy is maximised, so its loss is negative.
+    assert after["F"][0, 0] == -measure(problem, second).value("accuracy")
+
+
+@pytest.mark.parametrize("options", [{"population": 3}, {"crossover": 1.5}, {"mutation": -0.1}])
+def test_unusable_options_are_refused(options: dict[str, float]) -> None:
+    with pytest.raises(PluginError, match="must be"):
+        NSGA2(small_problem(), **options)  # type: ignore[arg-type]
