@@ -32,9 +32,9 @@ lint: $(STAMP)
 	$(BIN)/lint-imports
 
 bench: $(STAMP)
-	$(BIN)/python benchmarks/import_time.py
-	$(BIN)/python benchmarks/control_path.py
-	$(BIN)/python benchmarks/rung0.py
+	$(BIN)/python -m benchmarks.import_time
+	$(BIN)/python -m benchmarks.control_path
+	$(BIN)/python -m benchmarks.rung0
 
 $(STAMP): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed; set PYTHON=/path/to/python" >&2; exit 1; }

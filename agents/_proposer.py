@@ -90,15 +90,11 @@ class Proposer(Searcher):
         return values if allowed else None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the generator, what is known and the place in the design, as JSON values."""
-        return {
-            "rng": self._rng.bit_generator.state,
-            "known": self._known.state_dict(),
-            "designed": self._designed,
-        }
+        """Return the random generator and what is known, as JSON values."""
+        return {"rng": self._rng.bit_generator.state, "known": self._known.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue exactly where `state` was taken."""
         self._rng.bit_generator.state = state["rng"]
         self._known.load_state_dict(state["known"])
-        self._designed = int(state["designed"])
+        self._designed = 0  # the points that were asked are known, and passed over

@@ -76,11 +76,11 @@ class Front:
         Each objective is divided by its reference, so that the box is [0, 1]^m: 0 is the
         ideal of a minimised objective. For a maximised one the reference is the value to
         surpass and twice the reference is the ideal. Trials beyond the reference count
-        nothing. None while a reference is unknown.
+        nothing. None while a reference is unknown or not above zero.
         """
         references = [goal.reference for goal in self.goals]
-        if any(reference is None for reference in references):
-            return None
+        if any(reference is None or reference <= 0 for reference in references):
+            return None  # no box: not measured yet, or the dense network is already ideal
         if self._hypervolume is None:
             self._hypervolume = self._dominated_share(np.array(references, dtype=float))
         return self._hypervolume
@@ -96,6 +96,7 @@ class Front:
 
     def best(self, metric: str) -> Trial:
         """Return the member that is best in one objective; ties by the others, in order."""
+        self._require_members()
         index = self._index(metric)
         first = self._losses[:, index]
         keys = ([x.number for x in self._trials], *self._losses.T[::-1], first)
@@ -106,13 +107,22 @@ class Front:
 
         Each objective is scaled to [0, 1] over the front; unnamed ones weigh nothing.
         """
+        self._require_members()
         vector = np.zeros(len(self.goals))
         for metric, weight in weights.items():
+            if not 0.0 <= weight < float("inf"):
+                raise InputError(f"the weight of {metric!r} must be 0 or more, given: {weight}")
             vector[self._index(metric)] = weight
+        if not vector.any():
+            raise InputError("at least one weight must be above 0")
         low, high = self._losses.min(axis=0), self._losses.max(axis=0)
         span = np.where(high > low, high - low, 1.0)
         sums = ((self._losses - low) / span) @ vector
         return self._trials[int(np.lexsort(([x.number for x in self._trials], sums))[0])]
+
+    def _require_members(self) -> None:
+        if not self._trials:
+            raise InputError("the front is empty: no feasible trial has completed yet")
 
     def _loss(self, trial: Trial, evaluation: Evaluation | None) -> np.ndarray | None:
         if trial.state is not TrialState.COMPLETED or evaluation is None:

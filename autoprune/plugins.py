@@ -15,7 +15,7 @@ import ast
 import importlib
 import importlib.util
 import inspect
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -125,8 +125,7 @@ def options_of(plugin: type[Any]) -> dict[str, inspect.Parameter]:
 
 
 @cache
-def _options_model(plugin: Hashable) -> type[BaseModel]:
-    assert inspect.isclass(plugin)
+def _options_model(plugin: Callable[..., Any]) -> type[BaseModel]:
     hints = get_type_hints(plugin.__init__)
     fields: dict[str, Any] = {
         name: (hints.get(name, Any), ... if each.default is each.empty else each.default)

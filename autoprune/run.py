@@ -149,7 +149,7 @@ class Run:
             "objectives": [{"name": x.name, "unit": x.unit, "goal": x.goal} for x in goals],
             "hypervolume": front.hypervolume(),
             "reference_point": [goal.reference for goal in goals],
-            "trials": [self._row(trial) for trial in (trials or self.select())],
+            "trials": [self._row(trial) for trial in (self.select() if trials is None else trials)],
         }
 
     def show_json(self, trial: Trial) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from autoprune.graph.group import GroupTable, PrunableGroup
 from autoprune.policy import Policy
 from autoprune.space import Integer, SearchSpace, Values
 
-# 0.1 * 30 is 3.0000000000000004: a bound may be missed by rounding, never by a whole unit.
+# 0.55 * 100 is 55.00000000000001: a bound may be missed by rounding, never by a whole unit.
 _SLACK = 1e-9
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
+def one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
-    yield
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +36,7 @@ def digits_job(digits_checkpoint: Path) -> Mapping[str, Any]:
         "name": "digits",
         "model": {"name": "digits_cnn", "checkpoint": str(digits_checkpoint)},
         "data": {"name": "digits"},
+        "space": {"name": "layerwise", "keep_ratio": [0.1, 1.0]},
         "searchers": ["nsga2", "tpe"],
         "baselines": {"searchers": ["uniform", "random"], "trials": 4},
         "rungs": [{"repair_images": 200, "images": 200}],

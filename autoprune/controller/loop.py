@@ -142,10 +142,9 @@ class SearchLoop:
 
     def _judged(self, number: int, evaluation: Evaluation) -> Evaluation:
         """Return the evaluation with the constraints that it breaks."""
-        if number == DENSE_NUMBER:
-            return evaluation  # the yardstick of the constraints is not judged by them
-        dense = dict(self.state.dense.measurements)
-        broken = violations(self.state.job, dict(evaluation.measurements), dense)
+        measured = dict(evaluation.measurements)
+        dense = measured if number == DENSE_NUMBER else dict(self.state.dense.measurements)
+        broken = violations(self.state.job, measured, dense)
         return replace(evaluation, violations=broken)
 
     def _commit(self, new: Sequence[Entry]) -> None:

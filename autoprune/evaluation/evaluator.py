@@ -97,7 +97,7 @@ class NetworkEvaluator(Evaluator):
         # The untouched network keeps the statistics it was trained with.
         if rung.repair == "bn" and (item.policy.decisions or trained):
             with clock.phase("repair"):
-                images = self._inputs("train", rung.repair_images, dtype)
+                images = self.inputs("train", rung.repair_images, dtype)
                 recalibrate(network, images, dtype)
         return network.eval()
 
@@ -121,7 +121,7 @@ class NetworkEvaluator(Evaluator):
         wanted = len(part) if item.split == "report" else rung.images or len(part)
         count = min(wanted, len(part))
         folded = cast(fold(network, self.bench.preparation.graph.foldable), dtype)
-        logits = predict(folded, self._inputs(item.split, count, dtype))
+        logits = predict(folded, self.inputs(item.split, count, dtype))
         if not torch.isfinite(logits).all():
             raise NonFiniteError(f"the network of trial {item.trial} gives non-finite outputs")
         return Predictions(logits, part.labels[:count].to(self.bench.device))
@@ -134,7 +134,7 @@ class NetworkEvaluator(Evaluator):
             if metric.stage is not Stage.NETWORK
         }
 
-    def _inputs(self, part: str, count: int, dtype: torch.dtype) -> list[Tensor]:
+    def inputs(self, part: str, count: int, dtype: torch.dtype) -> list[Tensor]:
         """Return the first `count` inputs of a part in batches, prepared once and kept."""
         key = (part, count, dtype)
         if key not in self._batches:

@@ -110,7 +110,8 @@ class CostTable:
     def layer_params(self, policy: Policy) -> np.ndarray:
         """Return the parameters of every layer, shape (layers,)."""
         inputs, outputs = self.channels(policy)
-        return self._weights(inputs, outputs) + self._per_out * outputs
+        params: np.ndarray = self._weights(inputs, outputs) + self._per_out * outputs
+        return params
 
     def costs(self, policy: Policy) -> Costs:
         """Return what `policy` costs; raises `PolicyError` for a policy of other groups."""

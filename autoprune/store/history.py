@@ -58,7 +58,9 @@ class History:
     def known(self, policy_sha256: str, rung: int) -> Trial | None:
         """Return the trial that answers, or will answer, a canonical policy at a rung."""
         number = self._by_policy.get((policy_sha256, rung))
-        return None if number is None else self.trials[number]
+        if number is None or self.trials[number].state is TrialState.STOPPED:
+            return None
+        return self.trials[number]
 
     def apply(self, event: Event) -> None:
         """Take in the next event; raises `StoreError` if it cannot follow."""
@@ -80,7 +82,8 @@ class History:
             self._session = (event.time, event.time)
             self.close_reason = None
         elif self._session is not None:
-            self._session = (self._session[0], event.time)
+            # A clock that is set back must not give time back to the budget.
+            self._session = (self._session[0], max(self._session[1], event.time))
         if event.kind is EventKind.CLOSED:
             self.close_reason = event.body["reason"]
 
@@ -93,7 +96,7 @@ class History:
             event.trial, policy, body["searcher"], rung=body["rung"], parent=body["parent"]
         )
         self.trials[trial.number] = trial
-        self._by_policy.setdefault((policy.sha256, trial.rung), trial.number)
+        self._by_policy[policy.sha256, trial.rung] = trial.number
         self._open[trial.number] = None
 
     def _advance(self, trial: Trial, event: Event) -> None:
@@ -120,6 +123,7 @@ def _completed(event: Event) -> dict[str, Any]:
     return {
         "state": TrialState.COMPLETED,
         "attempts": event.attempt,
+        "failure": None,
         "evaluation": Evaluation.from_json(event.body["evaluation"]),
     }
 

@@ -165,24 +165,23 @@ class SearcherContract:
             rebuilt.load_state_dict(state)
             futures = []
             for searcher in (original, rebuilt):
-                for trial in under_way:
+                future = self._run(searcher, problem, rounds=4, number=1000)
+                for trial in reversed(under_way):
                     searcher.tell(trial)
-                futures.append(self._run(searcher, problem, rounds=8, number=1000))
+                futures.append(future + self._run(searcher, problem, rounds=4, number=2000))
             assert futures[0] == futures[1]
 
     def test_a_loaded_state_replaces_what_was_there(self) -> None:
         problem = self.problem()
-        original = self.make(problem, 3)
-        self._run(original, problem, rounds=6)
-        state = original.state_dict()
-        frozen = _stored(state)
-        self._run(original, problem, rounds=4, number=100)
-        futures = []
-        # `state` itself must not have followed the searcher.
-        for each in (state, frozen):
-            original.load_state_dict(each)
-            futures.append(self._run(original, problem, rounds=4, number=200))
-        assert futures[0] == futures[1]
+        for rounds in (0, 2, 6):
+            searcher = self.make(problem, 3)
+            self._run(searcher, problem, rounds=rounds)
+            state = searcher.state_dict()
+            futures = [self._run(searcher, problem, rounds=6, number=100)]
+            # The searcher went on, and `state` must not have followed it.
+            searcher.load_state_dict(state)
+            futures.append(self._run(searcher, problem, rounds=6, number=100))
+            assert futures[0] == futures[1]
 
     def test_global_random_state_is_neither_read_nor_changed(self) -> None:
         problem = self.problem()

@@ -95,7 +95,9 @@ def test_the_exported_knee_is_the_network_that_front_and_show_print(
     shown = as_json("show", str(run), "knee")
     assert shown["id"] == knee["id"]
     assert shown["costs"]["macs"] == knee["objectives"]["macs"]["value"]
-    exported = as_json("export", str(run), "knee", "--to", "onnx", "--out", str(tmp_path / "k.onnx"))
+    exported = as_json(
+        "export", str(run), "knee", "--to", "onnx", "--out", str(tmp_path / "k.onnx")
+    )
     assert exported["max_error"] <= 1e-4
     as_json("export", str(run), "knee", "--to", "torch", "--out", str(tmp_path / "k.safetensors"))
 

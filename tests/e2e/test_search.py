@@ -188,9 +188,7 @@ def test_rungs_promote_the_best_and_the_front_is_of_the_last(
         assert trial.parent is not None
         assert run.history.trials[trial.parent].policy == trial.policy
     assert all(x.rung == 1 for x in run.front().members)
-    lowest = Front.of(
-        [x for x in run.completed() if x.rung == 0 and x.number], run.goals
-    )
+    lowest = Front.of([x for x in run.completed() if x.rung == 0 and x.number], run.goals)
     assert {x.policy for x in lowest.members} <= {x.policy for x in promoted}
 
 

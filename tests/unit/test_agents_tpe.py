@@ -17,7 +17,7 @@ from autoprune.contracts.searcher import SearchProblem
 from autoprune.errors import PluginError
 from autoprune.policy import Policy
 from autoprune.testing.problem import measure, small_problem
-from autoprune.trial import Evaluation, Trial, TrialState
+from autoprune.trial import Trial, TrialState
 
 
 class Guessing(TPE):
@@ -69,7 +69,8 @@ def test_it_learns_from_others() -> None:
     assert late.count("l1") > 15
 
 
-def test_refused_trials_keep_it_out_of_their_region() -> None:
+@pytest.mark.parametrize("state", [TrialState.INFEASIBLE, TrialState.COMPLETED])
+def test_broken_constraints_keep_it_out_of_their_region(state: TrialState) -> None:
     problem = small_problem(units=(16,) * 6)
     dense = problem.costs.costs(Policy()).macs
     searcher = TPE(problem, seed=0)
@@ -80,9 +81,9 @@ def test_refused_trials_keep_it_out_of_their_region() -> None:
         assert trial.evaluation is not None
         shares.append(problem.costs.costs(policy).macs / dense)
         if shares[-1] > 0.1:
-            known = {"macs": trial.evaluation.measurements["macs"]}
-            cheap = Evaluation(known, violations={"macs <= 0.1 * dense": shares[-1] / 0.1 - 1.0})
-            trial = replace(trial, state=TrialState.INFEASIBLE, evaluation=cheap)
+            violations = {"macs <= 0.1 * dense": shares[-1] / 0.1 - 1.0}
+            broken = replace(trial.evaluation, violations=violations)
+            trial = replace(trial, state=state, evaluation=broken)
         searcher.tell(trial)
     # One random draw in seventeen is feasible.
     assert sum(share <= 0.1 for share in shares[-40:]) > 20
@@ -108,6 +109,7 @@ def test_a_state_holds_running_trials_and_goes_through_json() -> None:
     assert [trial["state"] for trial in state["trials"]] == ["COMPLETE", "RUNNING"]
     rebuilt = TPE(problem, seed=0, startup=4)
     rebuilt.load_state_dict(state)
+    assert rebuilt.state_dict()["trials"] == state["trials"]
     rebuilt.tell(completed(problem, policies[2]))
     states = [trial["state"] for trial in rebuilt.state_dict()["trials"]]
     assert states == ["COMPLETE", "COMPLETE"]

@@ -47,7 +47,8 @@ def test_every_beginning_of_the_sweep_is_even(problem: SearchProblem) -> None:
     cost = macs(problem, list(Uniform(problem, points=33).ask(33)))
     span = cost.max() - cost.min()
     for count in range(2, 34):
-        widest = max(high - low for low, high in pairwise(sorted(cost[:count])))
+        seen = sorted([cost.min(), *cost[:count], cost.max()])
+        widest = max(high - low for low, high in pairwise(seen))
         # Halving can do no better than twice the ideal gap just before a round is complete.
         assert widest <= 2.0 * span / (count - 1) * 1.1
 
