@@ -15,7 +15,7 @@ import ast
 import importlib
 import importlib.util
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -124,8 +124,7 @@ def options_of(plugin: type[Any]) -> dict[str, inspect.Parameter]:
     }
 
 
-@cache
-def _options_model(plugin: Callable[..., Any]) -> type[BaseModel]:
+def _options_model(plugin: type[Any]) -> type[BaseModel]:
     hints = get_type_hints(plugin.__init__)
     fields: dict[str, Any] = {
         name: (hints.get(name, Any), ... if each.default is each.empty else each.default)

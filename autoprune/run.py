@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ class Run:
             history = History.replay(store.events(records[0].name))
         return cls(directory, records[0], history)
 
-    @property
+    @cached_property
     def goals(self) -> tuple[Goal, ...]:
         """The objectives, with reference points as soon as the dense network is measured."""
         dense = self.dense

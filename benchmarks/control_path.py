@@ -65,13 +65,15 @@ def ms_per_trial(executor: Executor, preparation: Preparation, trials: int) -> f
     graph = preparation.graph
     space = create("space", job.space, graph.groups)
     problem = SearchProblem(space, goals_of(job), graph.groups, graph.costs, trials)
-    with tempfile.TemporaryDirectory() as directory:
-        with SqlStore(Path(directory) / "store.sqlite") as store:
-            store.create_job(job.name, {})
-            loop = SearchLoop(JobState(job, preparation, problem), store, executor)
-            start = time.perf_counter()
-            loop._search()  # without the report split, which is no part of a trial
-            seconds = time.perf_counter() - start
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        SqlStore(Path(directory) / "store.sqlite") as store,
+    ):
+        store.create_job(job.name, {})
+        loop = SearchLoop(JobState(job, preparation, problem), store, executor)
+        start = time.perf_counter()
+        loop._search()  # without the report split, which is no part of a trial
+        seconds = time.perf_counter() - start
     return 1e3 * seconds / trials
 
 

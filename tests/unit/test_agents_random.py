@@ -19,6 +19,16 @@ def test_every_policy_comes_exactly_once() -> None:
     assert searcher.ask(1) == []
 
 
+def test_an_earlier_state_brings_the_rest_back() -> None:
+    searcher = RandomSearch(small_problem(units=(5, 4)), seed=0)
+    searcher.ask(20)
+    state = searcher.state_dict()
+    rest = searcher.ask(100)
+    assert len(rest) == 20
+    searcher.load_state_dict(state)
+    assert searcher.ask(100) == rest
+
+
 @pytest.mark.parametrize("draws", [100, 0])  # drawn blindly, and from a list of the rest
 def test_proposals_are_uniform(draws: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agents._known._DRAWS", draws)

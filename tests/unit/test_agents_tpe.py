@@ -85,8 +85,8 @@ def test_broken_constraints_keep_it_out_of_their_region(state: TrialState) -> No
             broken = replace(trial.evaluation, violations=violations)
             trial = replace(trial, state=state, evaluation=broken)
         searcher.tell(trial)
-    # One random draw in seventeen is feasible.
-    assert sum(share <= 0.1 for share in shares[-40:]) > 20
+    # Chance: one in forty; a model that is not told of violations: about twenty.
+    assert sum(share <= 0.1 for share in shares[-40:]) > 30
 
 
 def test_nothing_is_asked_twice_with_trials_under_way() -> None:

@@ -1,0 +1,75 @@
+"""The pretrained ResNet-20 on real CIFAR-10: published accuracy, search, export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+import autoprune
+from autoprune.contracts.executor import WorkItem
+from autoprune.evaluation.evaluator import NetworkEvaluator
+from autoprune.handover import export_trial
+from autoprune.policy import Policy
+from autoprune.preflight import preflight
+from autoprune.report.summary import summarise
+from autoprune.run import shown
+from autoprune.validation import load_job
+
+ROOT = Path(__file__).resolve().parents[2]
+DATA = ROOT.parent / "shared" / "data"
+SETTINGS = [
+    f"model.checkpoint={DATA / 'resnet20-12fca82f.th'}",
+    f"data.path={DATA / 'cifar10.npz'}",
+    "resources.device=cpu",
+]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1500),
+    pytest.mark.skipif(not (DATA / "cifar10.npz").exists(), reason="needs ../shared/data"),
+]
+
+
+def test_the_dense_network_has_its_published_accuracy() -> None:
+    job = load_job(ROOT / "examples" / "cifar10_resnet20.yaml", SETTINGS)
+    found = preflight(job)
+    assert found.dense.macs == 40_551_040
+    assert [x.name for x in found.preparation.graph.groups.prunable] == [
+        f"layer{stage}.{block}.conv1" for stage in (1, 2, 3) for block in (0, 1, 2)
+    ]
+    evaluator = NetworkEvaluator(job=job.to_json(), preparation=found.preparation.to_json())
+    bench = evaluator.bench
+    wrong = 0
+    for part in (bench.dataset.search, bench.dataset.report):
+        for start in range(0, len(part), 500):
+            inputs = bench.dataset.normalise(part.inputs[start : start + 500])
+            with torch.inference_mode():
+                classes = bench.model(inputs).argmax(1)
+            wrong += int((classes != part.labels[start : start + 500]).sum())
+    assert wrong == 827  # 91.73 % of the 10,000 test images
+    on_report = evaluator.evaluate(WorkItem(0, Policy(), split="report"))
+    assert on_report.value("error") == pytest.approx(0.0827, abs=0.01)
+
+
+def test_the_example_beats_uniform_on_the_report_split_and_exports(tmp_path: Path) -> None:
+    job = load_job(ROOT / "examples" / "cifar10_resnet20.yaml", SETTINGS)
+    run = autoprune.search(job, tmp_path / "run")
+    rows = {row.label: row for row in summarise(run)}
+    assert rows["nsga2"].report_hypervolume is not None
+    assert rows["uniform"].report_hypervolume is not None
+    assert rows["nsga2"].report_hypervolume > rows["uniform"].report_hypervolume
+
+    knee = run.front().knee()
+    export_trial(run, knee, "onnx", tmp_path / "knee.onnx")
+    evaluator = NetworkEvaluator(job=run.job.to_json(), preparation=run.preparation)
+    part, dataset = evaluator.bench.dataset.report, evaluator.bench.dataset
+    session = onnxruntime.InferenceSession(str(tmp_path / "knee.onnx"))
+    wrong = 0
+    for start in range(0, len(part), 500):
+        inputs = dataset.normalise(part.inputs[start : start + 500]).contiguous().numpy()
+        (logits,) = session.run(None, {"input": inputs})
+        wrong += int(np.sum(logits.argmax(1) != part.labels[start : start + 500].numpy()))
+    assert wrong / len(part) == pytest.approx(shown(knee).value("error"), abs=0.002)
