@@ -52,6 +52,9 @@ def _dependency_graph(twin: nn.Module, example: Tensor) -> tp.DependencyGraph:
     try:
         with warnings.catch_warnings(), torch.enable_grad():
             warnings.simplefilter("ignore")
+            outputs = twin(example)
+            if not isinstance(outputs, Tensor) or not outputs.requires_grad:
+                raise ValueError("its output is no tensor with a gradient")
             return tp.DependencyGraph().build_dependency(twin, example, verbose=False)
     except Exception as error:
         raise ModelError(

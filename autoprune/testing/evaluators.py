@@ -1,0 +1,68 @@
+"""Evaluators without a network, for suites, benchmarks and faults on purpose.
+
+What one does with an item hangs on the policy's criterion, the only free text an item has:
+`ok`, `raise:NAME`, `sleep:SECONDS`, `exit`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from autoprune.contracts.executor import Evaluator, WorkItem
+from autoprune.errors import NonFiniteError, PolicyError
+from autoprune.policy import Policy
+from autoprune.trial import Evaluation, Measurement
+
+_ERRORS = {
+    "NonFiniteError": NonFiniteError,
+    "PolicyError": PolicyError,
+    "MemoryError": MemoryError,
+    "RuntimeError": RuntimeError,
+}
+
+
+def item(trial: int, action: str = "ok") -> WorkItem:
+    """Return an item on which `ScriptedEvaluator` acts as told."""
+    return WorkItem(trial, Policy.from_keep_ratios({}, action))
+
+
+class ScriptedEvaluator(Evaluator):
+    """Does what the item says. With `journal`, evaluations and probes write when they ran."""
+
+    def __init__(self, *, probes: bool = False, journal: str | None = None) -> None:
+        self._probes = probes
+        self._journal = Path(journal) if journal else None
+
+    @property
+    def needs_probe(self) -> bool:
+        """Say whether `probe` must complete the evaluations."""
+        return self._probes
+
+    def evaluate(self, item: WorkItem) -> Evaluation:
+        """Act as the item's criterion says, then measure the trial's number."""
+        start = time.monotonic()
+        action, _, argument = item.policy.recipe.criterion.partition(":")
+        if action == "raise":
+            raise _ERRORS[argument]("as told")
+        if action == "sleep":
+            time.sleep(float(argument))
+        if action == "exit":
+            os._exit(1)
+        self._note("evaluate", start)
+        return Evaluation({"error": Measurement(float(item.trial))})
+
+    def probe(self, item: WorkItem, evaluation: Evaluation) -> Evaluation:
+        """Add a metric that only the probe gives."""
+        start = time.monotonic()
+        time.sleep(0.02)
+        self._note("probe", start)
+        measured = {**evaluation.measurements, "latency_ms": Measurement(1.0)}
+        return replace(evaluation, measurements=measured)
+
+    def _note(self, what: str, start: float) -> None:
+        if self._journal is not None:
+            with self._journal.open("a") as file:
+                file.write(f"{what} {start} {time.monotonic()}\n")

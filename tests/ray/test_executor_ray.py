@@ -1,0 +1,74 @@
+"""The Ray executor keeps the contract, and survives workers that die or never end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import ray
+
+from autoprune.contracts.executor import EvaluatorSpec
+from autoprune.errors import ExecutorError
+from autoprune.testing import ExecutorContract
+from autoprune.testing.executor import run
+from autoprune.trial import FailureKind
+from cluster.executor import RayExecutor, Resources, workers_for
+
+pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore::ResourceWarning")]
+_SPEC = EvaluatorSpec("autoprune.testing.evaluators:ScriptedEvaluator")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_ray() -> Iterator[None]:
+    ray.init(
+        address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
+        logging_level="ERROR",
+    )  # fmt: skip
+    yield
+    ray.shutdown()
+
+
+class TestRayExecutor(ExecutorContract):
+    def make(self, spec: EvaluatorSpec) -> RayExecutor:
+        return RayExecutor(spec, Resources(workers=2))
+
+
+def test_a_worker_that_dies_costs_its_item_and_is_replaced() -> None:
+    executor = RayExecutor(_SPEC, Resources(workers=2))
+    try:
+        results = {x.item.trial: x for x in run(executor, ["ok", "exit", "ok", "exit", "ok"])}
+        kinds = {number: x.failure.kind for number, x in results.items() if x.failure}
+        assert kinds == {1: FailureKind.CRASH, 3: FailureKind.CRASH}
+        assert executor.free == 2
+        assert all(x.evaluation for x in run(executor, ["ok"] * 4))
+    finally:
+        executor.close()
+
+
+def test_an_item_without_end_is_cut_off() -> None:
+    executor = RayExecutor(_SPEC, Resources(workers=2, trial_timeout_s=1.0))
+    try:
+        results = {x.item.trial: x for x in run(executor, ["sleep:60", "ok", "ok"])}
+        assert results[0].failure is not None
+        assert results[0].failure.kind is FailureKind.TIMEOUT
+        assert "trial_timeout_s" in results[0].failure.message
+        assert results[1].evaluation
+        assert results[2].evaluation
+    finally:
+        executor.close()
+
+
+def test_workers_that_cannot_be_placed_are_named() -> None:
+    with pytest.raises(ExecutorError, match="UNSCHEDULABLE"):
+        RayExecutor(_SPEC, Resources(workers=3, ready_timeout_s=3.0))
+
+
+def test_an_evaluator_that_cannot_be_built_is_an_error() -> None:
+    spec = EvaluatorSpec("autoprune.testing.evaluators:Missing")
+    with pytest.raises(ExecutorError, match="Missing"):
+        RayExecutor(spec, Resources(workers=1))
+
+
+def test_workers_follow_the_cores_and_gpu_shares() -> None:
+    assert workers_for(5, "cpu", 0.0) == 5
+    assert workers_for("auto", "cpu", 0.0) >= 1

@@ -1,0 +1,189 @@
+"""The evaluator's parts against slow twins, and the whole on digits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from autoprune.contracts.executor import WorkItem
+from autoprune.data.dataset import Dataset
+from autoprune.data.digits import Digits
+from autoprune.errors import ModelError, NonFiniteError
+from autoprune.evaluation.evaluator import NetworkEvaluator
+from autoprune.evaluation.inference import cast, fold, predict
+from autoprune.evaluation.recovery import finetune, training_steps
+from autoprune.evaluation.repair import recalibrate
+from autoprune.graph.discovery import discover
+from autoprune.job.spec import ModelSpec, RungSpec, SplitSpec
+from autoprune.models.catalog import build_model
+from autoprune.policy import Policy
+from autoprune.preflight import preflight
+from autoprune.validation import validated
+from tests.networks import ALL, Residual, built
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def dataset() -> Dataset:
+    return Dataset.from_raw(Digits().load(), SplitSpec())
+
+
+def fresh() -> nn.Module:
+    return build_model(ModelSpec(name="digits_cnn"), 10, (1, 8, 8))
+
+
+def test_recalibration_is_the_average_over_batches() -> None:
+    norm = nn.BatchNorm2d(3, momentum=0.3)
+    norm.running_mean.fill_(9.0)  # type: ignore[union-attr]
+    batches = [torch.randn(5, 3, 4, 4) + shift for shift in (0.0, 3.0)]
+    recalibrate(nn.Sequential(norm), batches, torch.float32)
+    means = torch.stack([x.mean((0, 2, 3)) for x in batches]).mean(0)
+    variances = torch.stack([x.var((0, 2, 3), unbiased=True) for x in batches]).mean(0)
+    torch.testing.assert_close(norm.running_mean, means)
+    torch.testing.assert_close(norm.running_var, variances)
+    assert norm.momentum == 0.3
+    assert not norm.training
+
+
+def test_recalibration_in_bfloat16_lands_in_the_network_itself() -> None:
+    network, example = built(Residual)
+    recalibrate(network, [example.bfloat16()], torch.bfloat16)
+    norm = network.get_submodule("norm")
+    twin, _ = built(Residual)
+    recalibrate(twin, [example], torch.float32)
+    torch.testing.assert_close(
+        norm.running_mean, twin.get_submodule("norm").running_mean, atol=0.05, rtol=0.05
+    )
+    assert network.get_submodule("one").get_parameter("weight").dtype is torch.float32
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_folding_changes_no_output(kind: type[nn.Module]) -> None:
+    network, example = built(kind)
+    pairs = discover(network, example).foldable
+    folded = fold(network, pairs)
+    torch.testing.assert_close(folded(example), network(example), atol=1e-5, rtol=1e-5)
+    norms = [x for x in folded.modules() if isinstance(x, nn.BatchNorm2d)]
+    assert len(norms) == sum(isinstance(x, nn.BatchNorm2d) for x in network.modules()) - len(pairs)
+
+
+def test_a_cast_copy_shares_batch_norms_only() -> None:
+    network, _ = built(Residual)
+    copy = cast(network, torch.bfloat16)
+    assert copy.get_submodule("norm") is network.get_submodule("norm")
+    assert copy.get_submodule("one").get_parameter("weight").dtype is torch.bfloat16
+    assert network.get_submodule("one").get_parameter("weight").dtype is torch.float32
+
+
+def test_predictions_keep_the_order() -> None:
+    network, example = built(Residual)
+    torch.testing.assert_close(predict(network, [example[:1], example[1:]]), network(example))
+
+
+def test_finetuning_follows_its_seed_and_no_global_state(dataset: Dataset) -> None:
+    rung = RungSpec(finetune_steps=4, batch_size=32)
+    states = []
+    for seed, disturbance in ((1, 5), (1, 6), (2, 5)):
+        torch.manual_seed(disturbance)
+        before = torch.get_rng_state()
+        network = fresh()
+        finetune(network, dataset, rung, seed=seed, device=CPU)
+        assert torch.equal(torch.get_rng_state(), before)
+        assert not network.training
+        states.append(network.get_parameter("output.weight").clone())
+    assert torch.equal(states[0], states[1])
+    assert not torch.equal(states[0], states[2])
+
+
+def test_finetuning_learns_and_distillation_has_an_effect(dataset: Dataset) -> None:
+    images = [dataset.normalise(dataset.search.inputs)]
+
+    def error(network: nn.Module) -> float:
+        return float((predict(network, images).argmax(1) != dataset.search.labels).float().mean())
+
+    plain, taught = fresh(), fresh()
+    rung = RungSpec(finetune_steps=30, batch_size=64, learning_rate=0.05)
+    start = error(plain)
+    finetune(plain, dataset, rung, seed=0, device=CPU)
+    finetune(taught, dataset, rung, seed=0, device=CPU, teacher=plain)
+    assert error(plain) < 0.5 * start
+    weights = (x.get_parameter("output.weight") for x in (plain, taught))
+    assert not torch.equal(*weights)
+
+
+def test_a_diverging_loss_names_its_step(dataset: Dataset) -> None:
+    network = fresh()
+    network.get_parameter("output.weight").data.fill_(float("nan"))
+    rung = RungSpec(finetune_steps=3, batch_size=16)
+    with pytest.raises(NonFiniteError, match="step 0"):
+        finetune(network, dataset, rung, seed=0, device=CPU)
+
+
+def test_steps_of_a_rung() -> None:
+    assert training_steps(RungSpec(), 100) == 0
+    assert training_steps(RungSpec(finetune_steps=7), 100) == 7
+    assert training_steps(RungSpec(finetune_epochs=2, batch_size=32), 100) == 8
+
+
+@pytest.fixture(scope="module")
+def evaluator(digits_checkpoint: Any) -> NetworkEvaluator:
+    job = validated(
+        {
+            "model": {"name": "digits_cnn", "checkpoint": str(digits_checkpoint)},
+            "data": {"name": "digits"},
+            "rungs": [{"images": 100, "repair_images": 200}, {"repair": "none"}],
+            "resources": {"device": "cpu"},
+        }
+    )
+    found = preflight(job)
+    return NetworkEvaluator(job=job.to_json(), preparation=found.preparation.to_json())
+
+
+def test_an_evaluation_repeats_itself(evaluator: NetworkEvaluator) -> None:
+    item = WorkItem(1, Policy.from_keep_ratios({"conv": 0.5, "down": 0.5}))
+    first, second = evaluator.evaluate(item), evaluator.evaluate(item)
+    assert first.measurements == second.measurements
+    assert set(first.phases_s) == {"carve", "repair", "predict", "measure"}
+    assert sum(first.phases_s.values()) <= first.seconds
+    assert first.peak_bytes > 0
+
+
+def test_repair_matters_and_images_count(evaluator: NetworkEvaluator) -> None:
+    policy = Policy.from_keep_ratios({"conv": 0.4, "down": 0.4, "stem": 0.5})
+    repaired = evaluator.evaluate(WorkItem(1, policy)).value("error")
+    broken = evaluator.evaluate(WorkItem(1, policy, rung=1)).value("error")
+    assert repaired < broken
+    # 100 images: every error is a whole number of hundredths.
+    assert (100 * repaired) == pytest.approx(round(100 * repaired))
+
+
+def test_the_dense_network_keeps_its_own_statistics(evaluator: NetworkEvaluator) -> None:
+    report = evaluator.evaluate(WorkItem(0, Policy(), split="report"))
+    part = evaluator.bench.dataset.report
+    logits = evaluator.bench.model(evaluator.bench.dataset.normalise(part.inputs))
+    wrong = float((logits.argmax(1) != part.labels).float().mean())
+    assert report.value("error") == pytest.approx(wrong, abs=1e-6)
+
+
+def test_changed_weights_are_noticed(evaluator: NetworkEvaluator) -> None:
+    preparation: Mapping[str, Any] = evaluator.bench.preparation.to_json()
+    job = evaluator.bench.job.to_json()
+    job["model"] = {**job["model"], "checkpoint": None}
+    with pytest.raises(ModelError, match="changed since this job was created"):
+        NetworkEvaluator(job=job, preparation=preparation)
+
+
+def test_non_finite_outputs_fail_the_trial(evaluator: NetworkEvaluator) -> None:
+    bias = evaluator.bench.model.get_parameter("output.bias")
+    before = bias.clone()
+    bias.data[0] = float("inf")
+    try:
+        with pytest.raises(NonFiniteError, match="non-finite"):
+            evaluator.evaluate(WorkItem(5, Policy()))
+    finally:
+        bias.data.copy_(before)

@@ -1,0 +1,12 @@
+"""The in-process executor keeps the contract."""
+
+from __future__ import annotations
+
+from autoprune.contracts.executor import EvaluatorSpec
+from autoprune.executor.local import LocalExecutor
+from autoprune.testing import ExecutorContract
+
+
+class TestLocalExecutor(ExecutorContract):
+    def make(self, spec: EvaluatorSpec) -> LocalExecutor:
+        return LocalExecutor(spec)

@@ -1,0 +1,121 @@
+"""Objectives: the contract, and values computed by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from autoprune.contracts.objective import Objective, Predictions, Subject
+from autoprune.graph.cost import Costs
+from autoprune.objectives.error import Error
+from autoprune.objectives.latency import Latency
+from autoprune.objectives.loss import Loss
+from autoprune.objectives.macs import Macs
+from autoprune.objectives.params import Params
+from autoprune.objectives.size_bytes import SizeBytes
+from autoprune.testing import ObjectiveContract
+
+SMALL, LARGE = Costs(100, 10, 40), Costs(1000, 100, 400)
+
+
+def predictions(right: int, wrong: int) -> Subject:
+    """Confident predictions of 4 classes, `right` of them true."""
+    labels = torch.arange(right + wrong) % 4
+    said = torch.cat([labels[:right], (labels[right:] + 1) % 4])
+    logits = 5.0 * nn.functional.one_hot(said, 4).float()
+    return Subject(SMALL, Predictions(logits, labels))
+
+
+class _PredictionContract(ObjectiveContract):
+    def better(self) -> Subject:
+        return predictions(90, 10)
+
+    def worse(self) -> Subject:
+        return predictions(40, 60)
+
+
+class TestError(_PredictionContract):
+    def make(self) -> Objective:
+        return Error()
+
+
+class TestLoss(_PredictionContract):
+    def make(self) -> Objective:
+        return Loss()
+
+
+class _CostContract(ObjectiveContract):
+    def better(self) -> Subject:
+        return Subject(SMALL)
+
+    def worse(self) -> Subject:
+        return Subject(LARGE)
+
+
+class TestMacs(_CostContract):
+    def make(self) -> Objective:
+        return Macs()
+
+
+class TestParams(_CostContract):
+    def make(self) -> Objective:
+        return Params()
+
+
+class TestSizeBytes(_CostContract):
+    def make(self) -> Objective:
+        return SizeBytes()
+
+
+class TestLatency(ObjectiveContract):
+    def make(self) -> Objective:
+        return Latency(batch=4, runs=20, warmup=3)
+
+    def better(self) -> Subject:
+        return self._network(4)
+
+    def worse(self) -> Subject:
+        return self._network(128)
+
+    def _network(self, width: int) -> Subject:
+        layers = nn.Sequential(
+            nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, width, 3)
+        ).eval()
+        return Subject(SMALL, network=layers, example=torch.randn(2, 3, 32, 32))
+
+
+del _PredictionContract, _CostContract  # suites of their own they are not
+
+
+def test_error_and_its_wilson_interval_by_hand() -> None:
+    measured = Error().measure(predictions(90, 10))
+    assert measured.value == pytest.approx(0.1)
+    # Wilson 95 % for 10 of 100 is [0.0552, 0.1744] (textbook value).
+    assert measured.low == pytest.approx(0.0552, abs=1e-4)
+    assert measured.high == pytest.approx(0.1744, abs=1e-4)
+
+
+def test_a_perfect_network_keeps_an_honest_upper_bound() -> None:
+    measured = Error().measure(predictions(100, 0))
+    assert measured.value == 0.0
+    assert measured.low == 0.0
+    assert measured.high == pytest.approx(0.037, abs=1e-3)
+
+
+def test_loss_by_hand() -> None:
+    subject = Subject(SMALL, Predictions(torch.zeros(8, 4), torch.arange(8) % 4))
+    assert Loss().measure(subject).value == pytest.approx(math.log(4))
+
+
+def test_references() -> None:
+    assert Error().reference(0.08, 10) == pytest.approx(0.9)
+    assert Loss().reference(0.3, 10) == pytest.approx(math.log(10))
+    assert Macs().reference(123.0, 10) == 123.0
+
+
+def test_latency_refuses_nonsense() -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        Latency(batch=0)
