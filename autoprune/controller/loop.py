@@ -15,6 +15,7 @@ from functools import partial
 from autoprune.contracts.executor import Executor, Split, WorkItem, WorkResult
 from autoprune.contracts.store import Entry, EventKind, Store
 from autoprune.controller.agenda import Agenda, is_open
+from autoprune.controller.interrupt import InterruptGate
 from autoprune.controller.roster import seed_of
 from autoprune.controller.state import DENSE_NUMBER, JobState
 from autoprune.errors import AutopruneError
@@ -43,6 +44,7 @@ class SearchLoop:
         self.agenda = Agenda(state)
         self._queue: list[Trial] = list(state.history.pending)
         self._under_way: set[int] = set()
+        self._gate = InterruptGate()
 
     def run(self) -> str:
         """Work until the budget is spent, then measure the front on the report split.
@@ -51,17 +53,18 @@ class SearchLoop:
         many failures in a row). Raises `AutopruneError` if the dense network cannot be
         evaluated. Whatever ends the run, also `KeyboardInterrupt`, is written to the log.
         """
-        self._commit([entries.opened()])
         reason = "interrupted"
-        try:
-            reason = self._search()
-            if reason != "stalled":
-                self._report()
-        except AutopruneError:
-            reason = "failed"
-            raise
-        finally:
-            self._commit([entries.closed(reason)])
+        with self._gate:
+            self._commit([entries.opened()])
+            try:
+                reason = self._search()
+                if reason != "stalled":
+                    self._report()
+            except AutopruneError:
+                reason = "failed"
+                raise
+            finally:
+                self._commit([entries.closed(reason)])
         return reason
 
     def _search(self) -> str:
@@ -84,13 +87,15 @@ class SearchLoop:
             self.on_progress(self.agenda)
             if is_dry and not self._under_way and not self._queue:
                 return
-            for result in self.executor.wait(_POLL_S):
+            for result in self._wait():
                 self._under_way.discard(result.item.trial)
                 self._settle(result)
 
     def _fill(self, source: Callable[[], Sequence[Entry]]) -> bool:
         """Start trials while workers are free; return False once `source` is dry."""
         while self.executor.free > 0:
+            with self._gate.passage():
+                pass  # proposals that cost nothing can go on for long: let Ctrl-C in between
             if self._queue:
                 self._submit(self._queue.pop(0), "search")
                 continue
@@ -108,13 +113,18 @@ class SearchLoop:
                 self._submit(waiting.pop(0), "report")
             self.agenda.to_report = len(waiting) + len(self._under_way)
             self.on_progress(self.agenda)
-            for result in self.executor.wait(_POLL_S):
+            for result in self._wait():
                 self._under_way.discard(result.item.trial)
                 if result.evaluation is not None:
                     evaluation = self._judged(result.item.trial, result.evaluation)
                     self._commit([entries.reported(result.item.trial, evaluation)])
                 elif result.item.attempt < MAX_ATTEMPTS:
                     self._submit_again(result.item)
+
+    def _wait(self) -> Sequence[WorkResult]:
+        """Wait for results; the one place where Ctrl-C gets through."""
+        with self._gate.passage():
+            return self.executor.wait(_POLL_S)
 
     def _submit(self, trial: Trial, split: Split) -> None:
         # The same seed on both splits: the report judges the network that was selected.

@@ -1,12 +1,18 @@
-"""Searchers beside baselines: what each found with its own trials."""
+"""What people read of a run in words and numbers: searchers beside baselines, one trial."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
+from math import isfinite
 
+from autoprune.contracts.objective import Goal
 from autoprune.controller.roster import labels_of
-from autoprune.run import Run
-from autoprune.trial import Trial, TrialState
+from autoprune.front import Front
+from autoprune.numbers import readable
+from autoprune.run import Run, shown
+from autoprune.trial import Measurement, Trial, TrialState
 
 WHOLE = "front"
 
@@ -32,24 +38,59 @@ class SearcherRow:
 def summarise(run: Run) -> list[SearcherRow]:
     """Return a row for the whole front, then one for each searcher and baseline."""
     trials = [each for each in run.history.trials.values() if each.number != 0]
-    rows = [_row(run, WHOLE, trials, is_baseline=False)]
+    whole = run.front()
+    on_front = {trial.number for trial in whole.members}
+    reported = run.front(on_report=True)
+    rows = [_row(WHOLE, trials, on_front, whole, reported)]
     for label, (_, is_baseline) in labels_of(run.job).items():
         own = [each for each in trials if each.searcher == label]
-        rows.append(_row(run, label, own, is_baseline=is_baseline))
+        fronts = run.front(label), run.front(label, on_report=True)
+        rows.append(_row(label, own, on_front, *fronts, is_baseline=is_baseline))
     return rows
 
 
-def _row(run: Run, label: str, trials: list[Trial], *, is_baseline: bool) -> SearcherRow:
-    searcher = None if label == WHOLE else label
-    front, reported = run.front(searcher), run.front(searcher, on_report=True)
-    numbers = {trial.number for trial in trials}
+def described(trial: Trial, goals: Sequence[Goal]) -> str:
+    """Return a completed trial as lines of HTML: number, searcher, rung, every objective.
+
+    Values are those of the report split where it was measured, the search split's beside.
+    """
+    lines = [f"<b>trial {trial.number}</b> · {escape(trial.searcher)} · rung {trial.rung}"]
+    for goal in goals:
+        measured = shown(trial).measurements[goal.name]
+        text = f"{goal.name} {readable(measured.value, goal.unit)}"
+        if bounds := interval(measured, goal.unit):
+            text += f" ({bounds})"
+        if trial.report is not None and trial.evaluation is not None:
+            searched = trial.evaluation.value(goal.name)
+            if isfinite(searched) and searched != measured.value:
+                text += f" on T, {readable(searched, goal.unit)} on V"
+        lines.append(escape(text))
+    return "<br>".join(lines)
+
+
+def interval(measured: Measurement, unit: str) -> str:
+    """Return the interval of a measurement for people, empty where none is known."""
+    if measured.low is None or measured.high is None:
+        return ""
+    return f"{readable(measured.low, unit)} – {readable(measured.high, unit)}"
+
+
+def _row(
+    label: str,
+    trials: Sequence[Trial],
+    on_front: set[int],
+    front: Front,
+    reported: Front,
+    *,
+    is_baseline: bool = False,
+) -> SearcherRow:
     return SearcherRow(
         label,
         is_baseline,
         trials=sum(each.state is not TrialState.INFEASIBLE for each in trials),
         failed=sum(each.state is TrialState.FAILED for each in trials),
         infeasible=sum(each.state is TrialState.INFEASIBLE for each in trials),
-        on_front=sum(each.number in numbers for each in run.front().members),
+        on_front=sum(each.number in on_front for each in trials),
         hypervolume=front.hypervolume() if front.members else None,
         report_hypervolume=reported.hypervolume() if reported.members else None,
     )

@@ -1,0 +1,268 @@
+"""The report of a small made-up run: what stands in it, and what must never."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from autoprune.contracts.store import Entry, JobRecord
+from autoprune.graph.network import NetworkGraph
+from autoprune.job.spec import Job
+from autoprune.policy import Policy
+from autoprune.report.figures import convergence_figure, front_figure, policy_figure
+from autoprune.report.html import render, write_report
+from autoprune.report.summary import WHOLE, summarise
+from autoprune.run import STORE_NAME, Run
+from autoprune.store import entries
+from autoprune.store.sql import SqlStore
+from autoprune.testing.problem import small_problem
+from autoprune.trial import Evaluation, Failure, FailureKind, Measurement
+
+PROBLEM = small_problem()
+GRAPH = NetworkGraph(PROBLEM.groups, PROBLEM.costs)
+LABELS = ("uniform", "random", "nsga2", "tpe")
+EVIL = "<script>alert(1)</script>"
+
+
+def job(objectives: Sequence[str] = ("error", "macs"), rungs: int = 1) -> dict[str, Any]:
+    return {
+        "name": "digits",
+        "model": {"name": "digits_cnn", "checkpoint": f"/tmp/{EVIL}"},
+        "data": {"name": "digits"},
+        "objectives": list(objectives),
+        "searchers": ["nsga2", "tpe"],
+        "rungs": [{}] * rungs,
+    }
+
+
+def evaluation(policy: Policy, seed: int, bias: float = 0.0) -> Evaluation:
+    """Return plausible values: errors grow as units leave, with noise of one seed."""
+    ratios = np.array([policy.keep_ratio(group.name) for group in PROBLEM.groups.prunable])
+    noise = float(np.random.default_rng(seed).uniform(0.0, 0.08)) * float(1.0 - ratios.mean())
+    error = 0.03 + 0.6 * float(np.mean((1 - ratios) ** 2)) + noise + bias
+    costs = GRAPH.costs.costs(policy)
+    return Evaluation(
+        {
+            "error": Measurement(error, error - 0.01, error + 0.012),
+            "macs": Measurement(float(costs.macs)),
+            "size_bytes": Measurement(float(costs.size_bytes)),
+        }
+    )
+
+
+def log(count: int = 30, *, rungs: int = 1, is_reported: bool = True) -> list[Entry]:
+    """Return a run of the dense network and `count` trials, some failed or infeasible."""
+    rng = np.random.default_rng(0)
+    policies = [Policy()]
+    made = [entries.opened(), entries.asked(0, Policy(), "dense", rung=0, parent=None, batch=0)]
+    made.append(entries.completed(0, evaluation(Policy(), 0), attempt=1))
+    for number in range(1, count + 1):
+        ratios = {g.name: float(rng.uniform(0.15, 1.0)) for g in PROBLEM.groups.prunable}
+        policy = PROBLEM.groups.canonical(Policy.from_keep_ratios(ratios))
+        policies.append(policy)
+        label = LABELS[number % 4]
+        made.append(entries.asked(number, policy, label, rung=0, parent=None, batch=0))
+        made.append(ended(number, policy))
+    done = [0] + [each.trial for each in made if each.kind == "COMPLETED" and each.trial]
+    numbers = {number: policies[number] for number in done}
+    if rungs > 1:
+        numbers = {0: Policy()}
+        for number, parent in enumerate(done[1::2], count + 1):
+            body = {"rung": 1, "parent": parent, "batch": 0}
+            made.append(entries.asked(number, policies[parent], LABELS[parent % 4], **body))
+            value = evaluation(policies[parent], number, -0.01)
+            made.append(entries.completed(number, value, attempt=1))
+            numbers[number] = policies[parent]
+    if is_reported:
+        made += [
+            entries.reported(number, evaluation(policy, number, 0.004))
+            for number, policy in numbers.items()
+        ]
+    return [*made, entries.closed("finished")]
+
+
+def ended(number: int, policy: Policy) -> Entry:
+    if number % 11 == 0:
+        return entries.failed(number, Failure(FailureKind.CRASH, "signal 11"), attempt=3)
+    value = evaluation(policy, number)
+    if number % 13 == 0:
+        return entries.infeasible(number, Evaluation(value.measurements, {"macs <= 1": 1.0}))
+    return entries.completed(number, value, attempt=1)
+
+
+def stored(directory: Path, spec: dict[str, Any], made: Sequence[Entry]) -> Run:
+    """Return the run as it is read back from a store."""
+    body = Job.model_validate(spec).to_json()
+    preparation = {"graph": GRAPH.to_json(), "num_classes": 10}
+    with SqlStore(directory / STORE_NAME) as store:
+        store.create_job("digits", {"job": body, "preparation": preparation})
+        store.append("digits", made)
+    return Run.open(directory)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return stored(tmp_path, job(), log())
+
+
+def embedded(html: str, name: str) -> list[dict[str, Any]]:
+    """Return the figures that stand under a name in the page."""
+    box = re.search(rf'<div class="figure" id="{name}">(.*?)</div>', html, re.DOTALL)
+    bodies = re.findall(r'<script type="application/json">(.*?)</script>', box[1] if box else "")
+    return [json.loads(body) for body in bodies]
+
+
+def words(html: str) -> str:
+    """Return the page without plotly's own code and without comments of the data."""
+    return re.sub(r"<script>.*?</script>", "", html, flags=re.DOTALL)
+
+
+def test_the_front_and_every_searcher_stand_in_the_tables(run: Run) -> None:
+    html = render(run)
+    members = run.front().members
+    assert len(members) > 3
+    assert all(f">{trial.number}</td>" in html for trial in members)
+    rows = html[html.index('<tbody class="rows">') :].split("</tbody>")[0]
+    assert rows.count("<tr>") == len(members)
+    for label in LABELS:
+        assert f'<td class="word">{label}' in html
+    assert "its units are the outputs" in html  # a frozen group and its reason
+    assert html.count("knee") > 1
+    assert "finished" in html
+
+
+def test_hypervolumes_are_those_of_the_front(run: Run) -> None:
+    rows = {row.label: row for row in summarise(run)}
+    assert list(rows) == [WHOLE, *LABELS]
+    assert rows[WHOLE].hypervolume == run.front().hypervolume()
+    assert rows[WHOLE].report_hypervolume == run.front(on_report=True).hypervolume()
+    html = render(run)
+    for label in LABELS:
+        assert rows[label].hypervolume == run.front(label).hypervolume()
+        assert f"<td>{rows[label].hypervolume:.4f}</td>" in html
+        assert f"<td>{rows[label].report_hypervolume:.4f}</td>" in html
+    curves = {curve.name: curve.y[-1] for curve in convergence_figure(run).data}
+    assert curves.pop("all together") == run.front().hypervolume()
+    assert curves == {label: run.front(label).hypervolume() for label in LABELS}
+
+
+def test_rows_count_trials_by_how_they_ended(run: Run) -> None:
+    whole, *own = summarise(run)
+    assert (whole.trials, whole.failed, whole.infeasible) == (28, 2, 2)
+    assert whole.on_front == len([x for x in run.front().members if x.number])
+    for name in ("trials", "failed", "infeasible", "on_front"):
+        assert getattr(whole, name) == sum(getattr(row, name) for row in own)
+    assert [row.is_baseline for row in own] == [True, True, False, False]
+
+
+def test_the_front_is_drawn_where_the_report_split_puts_it(run: Run) -> None:
+    error, macs = run.goals
+    figure = front_figure(run, macs, error)
+    drawn = {(x, y) for trace in figure.data for x, y in zip(trace.x, trace.y, strict=True)}
+    for trial in run.front().members:
+        assert trial.report is not None
+        assert (trial.report.value("macs"), trial.report.value("error")) in drawn
+    large = [trace for trace in figure.data if trace.name.endswith("on the front")]
+    assert all(bar == pytest.approx(0.012) for each in large for bar in each.error_y.array)
+    assert sum(len(each.x) for each in large) == len([x for x in run.front().members if x.number])
+
+
+def test_the_line_joins_what_nothing_beats_in_the_axes_shown(run: Run) -> None:
+    error, macs = run.goals
+    (line,) = [trace for trace in front_figure(run, macs, error).data if trace.name == "front"]
+    assert list(line.x) == sorted(line.x)
+    assert list(line.y) == sorted(line.y, reverse=True)
+    points = [(x.report.value("macs"), x.report.value("error")) for x in run.front().members]  # type: ignore[union-attr]
+    slow = [p for p in points if not any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in points)]
+    assert sorted(zip(line.x, line.y, strict=True)) == sorted(slow)
+
+
+def test_the_heat_map_has_a_row_per_group_and_a_column_per_member(run: Run) -> None:
+    (heat,) = policy_figure(run).data
+    members = run.front().members
+    assert list(heat.y) == [group.name for group in PROBLEM.groups.prunable]
+    assert list(heat.x) == [f"#{trial.number}" for trial in members]
+    assert heat.z[1][2] == members[2].policy.keep_ratio("conv2")
+
+
+def test_text_of_the_job_is_escaped(run: Run) -> None:
+    html = render(run)
+    assert EVIL not in html
+    assert "&lt;script&gt;alert(1)" in html
+
+
+def test_nothing_is_loaded_from_anywhere(run: Run) -> None:
+    html = render(run)
+    assert "default-src 'none'" in html
+    assert not re.search(r"https?://", words(html))
+    assert not re.search(r"<(script|img|link|iframe)[^>]*\s(src|href)=", words(html))
+    assert html.count("<script>") == 3  # plotly.js once, the figures, the table
+
+
+@pytest.mark.parametrize(
+    ("objectives", "views"),
+    [(("error",), 1), (("macs", "error"), 1), (("error", "macs", "size_bytes"), 3)],
+)
+def test_any_number_of_objectives_has_its_figures(
+    tmp_path: Path, objectives: Sequence[str], views: int
+) -> None:
+    html = render(stored(tmp_path, job(objectives), log()))
+    found = embedded(html, "front")
+    assert len(found) == views
+    assert len(embedded(html, "parallel")) == (len(objectives) > 2)
+    assert ("<select" in html) == (views > 1)
+    if len(objectives) == 2:  # whatever their order, the cost lies and the error stands up
+        assert found[0]["layout"]["xaxis"]["title"]["text"] == "macs"
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 3])
+def test_a_run_that_has_hardly_begun_has_a_report(tmp_path: Path, length: int) -> None:
+    html = render(stored(tmp_path, job(), log()[:length]))
+    assert "unfinished" in html
+    assert "No figures yet" in html
+    assert ("The front is empty" in html) == (length < 3)
+
+
+def test_a_run_whose_trials_all_break_a_constraint_has_a_report(tmp_path: Path) -> None:
+    made = log(4, is_reported=False)
+    for index, each in enumerate(made):
+        if each.kind == "COMPLETED":
+            body = {**each.body["evaluation"], "violations": {"macs <= 1": 3.0}}
+            made[index] = Entry(each.kind, each.trial, each.attempt, {"evaluation": body})
+    html = render(stored(tmp_path, job(), made))
+    assert "The front is empty" in html
+    (figure,) = embedded(html, "front")
+    assert [each["name"] for each in figure["data"]] == ["breaks a constraint", "dense network"]
+
+
+def test_without_the_report_split_values_are_those_of_the_search_split(tmp_path: Path) -> None:
+    run = stored(tmp_path, job(), log(is_reported=False))
+    assert all(row.report_hypervolume is None for row in summarise(run))
+    html = render(run)
+    assert 'data-value="V">V</td>' in html
+    assert 'data-value="T">T</td>' not in html
+
+
+def test_trials_of_lower_rungs_are_shown_apart(tmp_path: Path) -> None:
+    run = stored(tmp_path, job(rungs=2), log(rungs=2))
+    assert run.top_rung == 1
+    error, macs = run.goals
+    traces = {trace.name: trace for trace in front_figure(run, macs, error).data}
+    assert len(traces["lower rungs"].x) == len([x for x in run.completed() if x.rung == 0]) - 1
+    html = render(run)
+    assert "at rung 1" in html
+    assert all(f">{trial.number}</td>" in html for trial in run.front().members)
+
+
+def test_a_report_replaces_an_older_one_and_leaves_nothing_behind(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    path.write_text("old")
+    write_report(run, path)
+    assert path.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert sorted(x.name for x in tmp_path.glob("*report*")) == ["report.html"]
