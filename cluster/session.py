@@ -14,8 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from autoprune.report.html import write_report
-
 from autoprune import plugins
 from autoprune.contracts.executor import EvaluatorSpec, Executor
 from autoprune.contracts.searcher import SearchProblem
@@ -29,6 +27,7 @@ from autoprune.executor.local import LocalExecutor
 from autoprune.job.spec import Job
 from autoprune.metrics import goals_of
 from autoprune.preflight import evaluator_spec, preflight, require_reachable
+from autoprune.report.html import write_report
 from autoprune.run import FILES_NAME, REPORT_NAME, STORE_NAME, Run
 from autoprune.store.sql import SqlStore
 from autoprune.validation import load_job, validated

@@ -81,7 +81,7 @@ def front_figure(run: Run, x: Goal | None, y: Goal) -> Any:
         figure.add_trace(
             _trace(run, own, axes, name, marker=marker, legendgroup=label, showlegend=False, **bars)
         )
-    if members:
+    if members and len(run.goals) > 1:
         ring = {"size": 20, "symbol": "circle-open", "line": {"width": 1.5}}
         knee = run.front().knee()
         figure.add_trace(_trace(run, [knee], axes, "knee", marker=ring, meta=INK))
@@ -164,7 +164,8 @@ def parallel_figure(run: Run) -> Any:
         for goal, span in zip(goals, spans, strict=True)
     ]
     _styled(figure, 90 * len(goals) + 110)
-    figure.update_yaxes(tickvals=list(range(len(goals))), ticktext=ticks, autorange="reversed")
+    figure.update_yaxes(tickvals=list(range(len(goals))), ticktext=ticks)
+    figure.update_yaxes(range=[len(goals) - 0.85, -0.15])
     figure.update_xaxes(tickvals=[0, 1], ticktext=["best", "worst"], range=[-0.06, 1.08])
     return figure
 

@@ -61,7 +61,8 @@ def render(run: Run) -> str:
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.filters |= {"readable": readable, "amount": _amount}
-    dense, searchers = run.dense, summarise(run)
+    dense, members, searchers = run.dense, run.front().members, summarise(run)
+    has_dense_row = dense is not None and dense.evaluation is not None and dense not in members
     return environment.from_string(source).render(
         job=run.job,
         goals=run.goals,
@@ -70,8 +71,8 @@ def render(run: Run) -> str:
         minutes=run.history.elapsed_s / 60,
         headlines=list(_headlines(run)),
         figures=_figures(run),
-        rows=[_cells(run, trial) for trial in run.front().members],
-        dense=_cells(run, dense) if dense is not None and dense.evaluation is not None else [],
+        rows=[_cells(run, trial) for trial in members],
+        dense=_cells(run, dense) if has_dense_row and dense is not None else [],
         rungs=_rungs(run),
         searchers=searchers,
         largest=max((row.hypervolume or 0.0 for row in searchers), default=0.0) or 1.0,
@@ -85,8 +86,9 @@ def render(run: Run) -> str:
 def _headlines(run: Run) -> Iterator[tuple[str, str, str]]:
     """Yield value, label, and a remark."""
     front = run.front()
-    done = len([x for x in run.completed() if x.number != 0])
-    yield str(len(front.members)), "networks on the front", f"of {done} evaluated"
+    done = len({x.policy.sha256 for x in run.completed() if x.number != 0})
+    noun = "network" if len(front.members) == 1 else "networks"
+    yield str(len(front.members)), f"{noun} on the front", f"of {done} pruned and the dense one"
     volume, reported = front.hypervolume(), run.front(on_report=True)
     if volume is not None and front.members:
         again = reported.hypervolume() if reported.members else None
@@ -94,6 +96,7 @@ def _headlines(run: Run) -> Iterator[tuple[str, str, str]]:
     if not front.members:
         return
     knee = front.knee()
+    where = f"at the knee, #{knee.number}" if len(run.goals) > 1 else f"at best, #{knee.number}"
     for goal in run.goals:
         value = shown(knee).value(goal.name)
         base = _base(run, knee)
@@ -101,9 +104,9 @@ def _headlines(run: Run) -> Iterator[tuple[str, str, str]]:
         remark = "" if base is None else f"dense: {readable(base.value(goal.name), goal.unit)}"
         if goal.unit != "share" and base is not None and base.value(goal.name):
             text, remark = f"{100 * value / base.value(goal.name):.1f} %", f"{text}; {remark}"
-            yield text, f"of dense {goal.name} at the knee, #{knee.number}", remark
+            yield text, f"of dense {goal.name} {where}", remark
         else:
-            yield text, f"{goal.name} at the knee, #{knee.number}", remark
+            yield text, f"{goal.name} {where}", remark
 
 
 def _figures(run: Run) -> dict[str, list[tuple[str, Markup]]]:
@@ -151,7 +154,8 @@ def _cells(run: Run, trial: Trial) -> list[Cell]:
     words = [
         Cell(x, x, is_word=True) for x in (split, trial.searcher, ", ".join(_picks(run, trial)))
     ]
-    return [*cells, *words, Cell(str(trial.rung), trial.rung)]
+    rung = [Cell(str(trial.rung), trial.rung)] if len(run.job.rungs) > 1 else []
+    return [*cells, *words, *rung]
 
 
 def _compared(value: float, base: float | None, goal: Goal) -> Cell:

@@ -4,11 +4,11 @@ class TestMine(SpaceContract):
     def groups(self):
         return ...
 
-    def make(self):
-        return Mine(self.groups(), ...)
+def make(self):
+    return Mine(self.groups(), ...)
 
-    def outside(self):
-        return [Policy.from_keep_ratios({"conv1": 0.01})]
+def outside(self):
+    return [Policy.from_keep_ratios({"conv1": 0.01})]
 """
 
 from __future__ import annotations

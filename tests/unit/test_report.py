@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from autoprune.contracts.store import Entry, JobRecord
+from autoprune.contracts.store import Entry
 from autoprune.graph.network import NetworkGraph
 from autoprune.job.spec import Job
 from autoprune.policy import Policy
