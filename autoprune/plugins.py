@@ -112,7 +112,10 @@ def create(kind: str, spec: PluginSpec, *arguments: Any, **engine_options: Any) 
         raise PluginError("; ".join(map(str, problems)))
     validated = _options_model(plugin).model_validate(spec.options)
     options = {name: getattr(validated, name) for name in validated.model_fields_set}
-    return plugin(*arguments, **options, **engine_options)
+    try:
+        return plugin(*arguments, **options, **engine_options)
+    except ValueError as error:
+        raise PluginError(f"{kind} {spec.name}: {error}") from error
 
 
 def options_of(plugin: type[Any]) -> dict[str, inspect.Parameter]:

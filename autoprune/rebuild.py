@@ -6,15 +6,13 @@ network = autoprune.load("knee.safetensors")        # an nn.Module, in eval mode
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from autoprune.errors import ExportError, ModelError
+from autoprune.errors import ExportError, ModelError, PolicyError
 from autoprune.graph.group import GroupTable
 from autoprune.job.spec import ModelSpec
 from autoprune.models.catalog import build_model
@@ -37,12 +35,15 @@ def load(path: str | Path) -> nn.Module:
         raise ExportError(f"cannot read {path}: {error}") from error
     if header is None:
         raise ExportError(f"{path} was not written by autoprune: it has no autoprune header")
-    provenance = json.loads(header)
-    network = shrunk(
-        _architecture(provenance),
-        GroupTable.from_json(provenance["groups"]),
-        Policy.from_json(provenance["policy"]),
-    )
+    try:
+        provenance = json.loads(header)
+        spec = ModelSpec.model_validate({**provenance["model"], "checkpoint": None})
+        groups = GroupTable.from_json(provenance["groups"])
+        policy = Policy.from_json(provenance["policy"])
+        classes, shape = provenance["num_classes"], tuple(provenance["input_shape"])
+    except (ValueError, KeyError, TypeError, PolicyError) as error:
+        raise ExportError(f"the autoprune header of {path} is damaged: {error}") from error
+    network = shrunk(build_model(spec, classes, shape), groups, policy)
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
@@ -54,8 +55,3 @@ def shrunk(model: nn.Module, groups: GroupTable, policy: Policy) -> nn.Module:
     """Return `model` with the sizes that `policy` asks for; which units go does not matter."""
     order = {group.name: -np.arange(group.units, dtype=float) for group in groups.prunable}
     return Plan(model, groups, {policy.recipe.criterion: order}).carve(policy)
-
-
-def _architecture(provenance: Mapping[str, Any]) -> nn.Module:
-    spec = ModelSpec.model_validate({**provenance["model"], "checkpoint": None})
-    return build_model(spec, provenance["num_classes"], tuple(provenance["input_shape"]))

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from autoprune import plugins
 from autoprune.contracts.searcher import Searcher, SearchProblem
 from autoprune.contracts.store import Event
-from autoprune.errors import PluginError
 from autoprune.graph.group import GroupTable
 from autoprune.job.spec import Job, PluginSpec
 from autoprune.policy import Policy
@@ -139,8 +138,5 @@ def seed_of(job_seed: int, purpose: str) -> int:
 
 
 def _create(spec: PluginSpec, problem: SearchProblem, seed: int, label: str) -> Searcher:
-    try:
-        searcher: Searcher = plugins.create("searcher", spec, problem, seed=seed_of(seed, label))
-    except ValueError as error:
-        raise PluginError(f"searcher {label}: {error}") from error
+    searcher: Searcher = plugins.create("searcher", spec, problem, seed=seed_of(seed, label))
     return searcher

@@ -14,7 +14,11 @@ from autoprune.errors import RunError
 
 def save_weights(network: nn.Module, directory: Path) -> str:
     """Write the state of `network` and return the file's name; equal weights, one file."""
-    state = {name: each.detach().cpu().contiguous() for name, each in network.state_dict().items()}
+    # Copies: the format refuses tensors that share memory, as tied weights do.
+    state = {
+        name: each.detach().cpu().clone().contiguous()
+        for name, each in network.state_dict().items()
+    }
     content = save(state)
     name = f"{hashlib.sha256(content).hexdigest()}.safetensors"
     path = directory / name

@@ -22,8 +22,9 @@ class Torch(Exporter):
         """Write weights, and in the header the model, policy, groups and provenance."""
         from safetensors.torch import save_file
 
+        # Copies: the format refuses tensors that share memory, as tied weights do.
         state = {
-            name: each.detach().cpu().contiguous()
+            name: each.detach().cpu().clone().contiguous()
             for name, each in candidate.network.state_dict().items()
         }
         header = {"autoprune": json.dumps(candidate.provenance, sort_keys=True)}

@@ -105,14 +105,16 @@ def _prunes_outputs(handler: Callable[..., object]) -> bool:
 
 def _blocker(module: nn.Module, name: str) -> str | None:
     """Say why `module` cannot be sliced, or None if it can."""
+    if isinstance(module, Weighted) and "weight" not in dict(
+        module.named_parameters(recurse=False)
+    ):
+        return f"it touches {name!r}, whose weight is computed and cannot be sliced"
     if isinstance(module, _ConvNd):
         depthwise = module.groups == module.in_channels == module.out_channels
         if module.groups > 1 and not depthwise:
             return f"it touches {name!r}, a grouped convolution"
         return None
     if isinstance(module, nn.Linear | _BatchNorm):
-        return None
-    if not any(True for _ in module.parameters()):
         return None
     return f"it touches {name!r}, a {type(module).__name__}, which cannot be sliced yet"
 

@@ -19,7 +19,7 @@ Normalising = _BatchNorm
 
 @dataclass
 class LayerTrace:
-    """Layers in the order of their first call, with the output positions of one sample."""
+    """Layers in the order of their first call, and at how many positions of a sample each runs."""
 
     positions: dict[str, int] = field(default_factory=dict)
 
@@ -41,9 +41,12 @@ def trace_layers(model: nn.Module, example: Tensor) -> LayerTrace:
     trace = LayerTrace()
     names = {module: name for name, module in model.named_modules()}
 
-    def record(module: nn.Module, _: object, output: Tensor) -> None:
+    def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        # A transposed convolution multiplies once per tap at each position of its *input*.
+        counted = inputs[0] if isinstance(module, _ConvTransposeNd) else output
         channel_axis = -1 if isinstance(module, nn.Linear) else 1
-        positions = output.numel() // (output.shape[0] * output.shape[channel_axis])
+        # Per sample of the network: inside, windows or tokens may be folded into the batch.
+        positions = counted.numel() // (example.shape[0] * counted.shape[channel_axis])
         name = names[module]
         trace.positions[name] = trace.positions.get(name, 0) + positions
 
@@ -69,7 +72,7 @@ def layer_cost(name: str, module: nn.Module, positions: int) -> LayerCost:
             module.in_channels,
             module.out_channels,
             taps=int(torch.tensor(module.kernel_size).prod()),
-            positions=_multiplying_positions(module, positions),
+            positions=positions,
             conv_groups=module.groups,
             per_out=int(module.bias is not None),
         )
@@ -89,10 +92,3 @@ def layer_cost(name: str, module: nn.Module, positions: int) -> LayerCost:
         per_out=2 if module.affine else 0,
         buffers_per_out=2 if module.track_running_stats else 0,
     )
-
-
-def _multiplying_positions(module: _ConvNd, output_positions: int) -> int:
-    # A transposed convolution multiplies once per *input* position and tap.
-    if isinstance(module, _ConvTransposeNd):
-        return output_positions // int(torch.tensor(module.stride).prod())
-    return output_positions

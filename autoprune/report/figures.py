@@ -16,7 +16,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from autoprune.contracts.objective import Goal
-from autoprune.controller.roster import baseline_labels, labels_of
+from autoprune.controller.roster import DENSE, baseline_labels, labels_of
 from autoprune.front import Front
 from autoprune.numbers import readable
 from autoprune.report.summary import described
@@ -145,7 +145,7 @@ def parallel_figure(run: Run) -> Any:
     """
     figure, members, goals = go.Figure(), run.front().members, run.goals
     spans = [sorted(goal.loss(shown(x).value(goal.name)) for x in members) for goal in goals]
-    for label, colour in _colours(run).items():
+    for label, colour in (*_colours(run).items(), (DENSE, STAR)):
         xs: list[float | None] = []
         own = [each for each in members if each.searcher == label]
         for trial in own:
@@ -156,7 +156,9 @@ def parallel_figure(run: Run) -> Any:
             ys = [*range(len(goals)), None] * len(own)
             text = [described(trial, goals) for trial in own for _ in (*goals, None)]
             style = {"line": {"color": colour, "width": 1.25}, "opacity": 0.75}
-            lines = go.Scatter(x=xs, y=ys, name=label, mode="lines+markers", text=text, **style)
+            lines = go.Scatter(
+                x=xs, y=ys, name=escape(label), mode="lines+markers", text=text, **style
+            )
             figure.add_trace(lines.update(hovertemplate="%{text}<extra></extra>"))
     ticks = [
         f"{goal.name}<br>{readable(goal.loss(span[0]), goal.unit)}"

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from autoprune.errors import PolicyError, suggestion
 from autoprune.graph.group import GroupTable, Side
 from autoprune.policy import Policy
 
@@ -54,7 +55,10 @@ class Plan:
 
     def kept_units(self, policy: Policy) -> dict[str, np.ndarray]:
         """Return the sorted kept units of every group that `policy` reduces."""
-        ranked = self._ranked[policy.recipe.criterion]
+        ranked = self._ranked.get(policy.recipe.criterion)
+        if ranked is None:
+            allowed = suggestion(policy.recipe.criterion, self._ranked)
+            raise PolicyError(f"no scores by {policy.recipe.criterion!r}; {allowed}")
         return {
             name: np.sort(ranked[name][:count])
             for name, count in self.groups.kept_units(policy).items()
@@ -64,7 +68,8 @@ class Plan:
     def carve(self, policy: Policy) -> nn.Module:
         """Return the pruned network, in the original's mode, dtype and device.
 
-        Raises `PolicyError` when the policy names groups that are unknown or frozen.
+        Raises `PolicyError` when the policy names groups that are unknown or frozen, or a
+        criterion without scores.
         """
         kept = self._kept_entries(self.kept_units(policy))
         memo: dict[int, object] = {}

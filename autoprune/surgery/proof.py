@@ -13,6 +13,7 @@ import copy
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd
 
 from autoprune.graph.group import GroupTable, PrunableGroup
 from autoprune.graph.layers import evaluation_mode
@@ -106,7 +107,9 @@ def _silenced(model: nn.Module, group: PrunableGroup, units: np.ndarray) -> nn.M
             weight = model.get_submodule(each.module).get_parameter("weight")
             zeroed = memo[id(weight)] if memo[id(weight)] is not weight else weight.detach().clone()
             assert isinstance(zeroed, Tensor)
-            zeroed[:, torch.from_numpy(each.entries[units].reshape(-1))] = 0
+            module = model.get_submodule(each.module)
+            reads = torch.from_numpy(each.entries[units].reshape(-1)).to(zeroed.device)
+            zeroed.index_fill_(0 if isinstance(module, _ConvTransposeNd) else 1, reads, 0)
             memo[id(weight)] = nn.Parameter(zeroed, requires_grad=False)
     twin: nn.Module = copy.deepcopy(model, memo)
     return twin

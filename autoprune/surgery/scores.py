@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from autoprune.contracts.criterion import Criterion
 from autoprune.errors import PluginError
@@ -22,7 +23,7 @@ def score_groups(
     weights = {
         name: _outputs_first(module)
         for name, module in model.named_modules()
-        if isinstance(module, Weighted)
+        if isinstance(module, Weighted) and not is_parametrized(module)
     }
     scores = {}
     for group in groups.prunable:

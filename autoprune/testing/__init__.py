@@ -1,13 +1,23 @@
-"""Contract suites for plug-ins, stores and executors, as pytest classes to inherit from."""
+"""Contract suites for plug-ins, stores and executors, as pytest classes to inherit from.
 
-from .criterion import CriterionContract
-from .data import DataSourceContract
-from .executor import ExecutorContract
-from .exporter import ExporterContract
-from .objective import ObjectiveContract
-from .searcher import SearcherContract
-from .space import SpaceContract
-from .store import StoreContract
+Suites are imported on first use: evaluators for tests run in workers, where neither pytest
+nor torch need be there.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .criterion import CriterionContract
+    from .data import DataSourceContract
+    from .executor import ExecutorContract
+    from .exporter import ExporterContract
+    from .objective import ObjectiveContract
+    from .searcher import SearcherContract
+    from .space import SpaceContract
+    from .store import StoreContract
 
 __all__ = [
     "CriterionContract",
@@ -19,3 +29,20 @@ __all__ = [
     "SpaceContract",
     "StoreContract",
 ]
+
+_HOMES = {
+    "CriterionContract": "criterion",
+    "DataSourceContract": "data",
+    "ExecutorContract": "executor",
+    "ExporterContract": "exporter",
+    "ObjectiveContract": "objective",
+    "SearcherContract": "searcher",
+    "SpaceContract": "space",
+    "StoreContract": "store",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'autoprune.testing' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"autoprune.testing.{_HOMES[name]}"), name)

@@ -1,7 +1,8 @@
 """Evaluators without a network, for suites, benchmarks and faults on purpose.
 
 What one does with an item hangs on the policy's criterion, the only free text an item has:
-`ok`, `raise:NAME`, `sleep:SECONDS`, `exit`.
+`ok`, `raise:NAME`, `sleep:SECONDS`, `exit`; after `probe:`, the probe does it instead. Names
+for `EvaluatorSpec`: `SCRIPTED`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from autoprune.errors import NonFiniteError, PolicyError
 from autoprune.policy import Policy
 from autoprune.trial import Evaluation, Measurement
 
+SCRIPTED = "autoprune.testing.evaluators:ScriptedEvaluator"
+_PROBE = "probe:"
 _ERRORS = {
     "NonFiniteError": NonFiniteError,
     "PolicyError": PolicyError,
@@ -44,19 +47,18 @@ class ScriptedEvaluator(Evaluator):
     def evaluate(self, item: WorkItem) -> Evaluation:
         """Act as the item's criterion says, then measure the trial's number."""
         start = time.monotonic()
-        action, _, argument = item.policy.recipe.criterion.partition(":")
-        if action == "raise":
-            raise _ERRORS[argument]("as told")
-        if action == "sleep":
-            time.sleep(float(argument))
-        if action == "exit":
-            os._exit(1)
+        script = item.policy.recipe.criterion
+        if not script.startswith(_PROBE):
+            _act(script)
         self._note("evaluate", start)
         return Evaluation({"error": Measurement(float(item.trial))})
 
     def probe(self, item: WorkItem, evaluation: Evaluation) -> Evaluation:
         """Add a metric that only the probe gives."""
         start = time.monotonic()
+        script = item.policy.recipe.criterion
+        if script.startswith(_PROBE):
+            _act(script.removeprefix(_PROBE))
         time.sleep(0.02)
         self._note("probe", start)
         measured = {**evaluation.measurements, "latency_ms": Measurement(1.0)}
@@ -66,3 +68,13 @@ class ScriptedEvaluator(Evaluator):
         if self._journal is not None:
             with self._journal.open("a") as file:
                 file.write(f"{what} {start} {time.monotonic()}\n")
+
+
+def _act(script: str) -> None:
+    action, _, argument = script.partition(":")
+    if action == "raise":
+        raise _ERRORS[argument]("as told")
+    if action == "sleep":
+        time.sleep(float(argument))
+    if action == "exit":
+        os._exit(1)

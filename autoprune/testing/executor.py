@@ -1,23 +1,40 @@
-"""Suite for executors: inherit, and say how yours is made."""
+"""Suite for executors: inherit, and say how yours is made.
+
+class TestMine(ExecutorContract):
+    def make(self, spec):
+        return Mine(spec, workers=2)
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from autoprune.contracts.executor import EvaluatorSpec, Executor, WorkResult
 from autoprune.errors import ExecutorError
-from autoprune.testing.evaluators import item
+from autoprune.testing.evaluators import SCRIPTED, item
 from autoprune.trial import FailureKind
 
-_TARGET = "autoprune.testing.evaluators:ScriptedEvaluator"
+_FAILURES = {
+    "raise:NonFiniteError": FailureKind.NONFINITE,
+    "raise:PolicyError": FailureKind.INVALID,
+    "raise:MemoryError": FailureKind.OOM_HOST,
+    "raise:RuntimeError": FailureKind.CRASH,
+}
 
 
 class ExecutorContract:
-    """What every executor promises, on evaluators that do as they are told."""
+    """What every executor promises, on evaluators that do as they are told.
+
+    `runs_aside` is False for an executor that evaluates inside `wait`, and so cannot come
+    back before the evaluation does.
+    """
+
+    runs_aside: ClassVar[bool] = True
 
     def make(self, spec: EvaluatorSpec) -> Executor:
         """Return a fresh executor of evaluators built from `spec`."""
@@ -26,7 +43,7 @@ class ExecutorContract:
     @pytest.fixture
     def executor(self) -> Iterator[Executor]:
         """Give an executor of plain evaluators, closed after the test."""
-        executor = self.make(EvaluatorSpec(_TARGET))
+        executor = self.make(EvaluatorSpec(SCRIPTED))
         yield executor
         executor.close()
 
@@ -51,29 +68,33 @@ class ExecutorContract:
         assert sorted(x.item.trial for x in drain(executor, total)) == list(range(total))
         assert executor.free == total
 
-    @pytest.mark.parametrize(
-        ("action", "kind"),
-        [
-            ("raise:NonFiniteError", FailureKind.NONFINITE),
-            ("raise:PolicyError", FailureKind.INVALID),
-            ("raise:MemoryError", FailureKind.OOM_HOST),
-            ("raise:RuntimeError", FailureKind.CRASH),
-        ],
-    )
-    def test_a_failing_evaluation_is_a_result(
-        self, executor: Executor, action: str, kind: FailureKind
-    ) -> None:
-        (failed,) = run(executor, [action])
-        assert failed.evaluation is None
-        assert failed.failure is not None
-        assert failed.failure.kind is kind
-        assert "as told" in failed.failure.message
-        (fine,) = run(executor, ["ok"])
-        assert fine.evaluation is not None
+    def test_failing_evaluations_are_results(self, executor: Executor) -> None:
+        results = {x.item.trial: x for x in run(executor, [*_FAILURES, "ok"])}
+        for number, kind in enumerate(_FAILURES.values()):
+            assert results[number].evaluation is None
+            failure = results[number].failure
+            assert failure is not None
+            assert failure.kind is kind
+            assert "as told" in failure.message
+        last = results[len(_FAILURES)]
+        assert last.failure is None
+        assert last.evaluation is not None
+
+    def test_wait_comes_back_when_its_time_is_up(self, executor: Executor) -> None:
+        start = time.monotonic()
+        assert executor.wait(30.0) == []
+        assert time.monotonic() - start < 5, "nothing is under way, so there is nothing to await"
+        if not self.runs_aside:
+            return
+        executor.submit(item(0, "sleep:1.5"))
+        start = time.monotonic()
+        assert executor.wait(0.2) == []
+        assert 0.15 <= time.monotonic() - start < 1.2
+        assert [each.item.trial for each in drain(executor, 1)] == [0]
 
     def test_probes_complete_evaluations_and_run_alone(self, tmp_path: Path) -> None:
         journal = tmp_path / "journal"
-        spec = EvaluatorSpec(_TARGET, {"probes": True, "journal": str(journal)})
+        spec = EvaluatorSpec(SCRIPTED, {"probes": True, "journal": str(journal)})
         executor = self.make(spec)
         try:
             results = run(executor, ["sleep:0.05"] * 12)
@@ -91,13 +112,29 @@ class ExecutorContract:
             beside = [x for x in everything if x[0] < end and x[1] > start]
             assert beside == [(start, end)]
 
+    def test_a_failing_probe_is_a_result(self) -> None:
+        executor = self.make(EvaluatorSpec(SCRIPTED, {"probes": True}))
+        try:
+            actions = ["ok", "probe:raise:NonFiniteError", "raise:RuntimeError", "ok"]
+            results = run(executor, actions)
+        finally:
+            executor.close()
+        kinds = {each.item.trial: each.failure and each.failure.kind for each in results}
+        assert kinds == {0: None, 1: FailureKind.NONFINITE, 2: FailureKind.CRASH, 3: None}
+        for each in results:
+            assert (each.evaluation is None) == (each.failure is not None)
+
     def test_close_may_come_early_and_twice(self) -> None:
-        executor = self.make(EvaluatorSpec(_TARGET))
+        executor = self.make(EvaluatorSpec(SCRIPTED))
         executor.submit(item(0, "sleep:30"))
         start = time.monotonic()
         executor.close()
         executor.close()
         assert time.monotonic() - start < 10
+        assert executor.wait(0.1) == []
+        assert executor.free == 0
+        with pytest.raises(ExecutorError):
+            executor.submit(item(1))
 
 
 def run(executor: Executor, actions: list[str]) -> list[WorkResult]:

@@ -1,4 +1,12 @@
-"""Suite for exporters: inherit, and give an exporter and a candidate."""
+"""Suite for exporters: inherit, and give an exporter and a candidate.
+
+class TestMine(ExporterContract):
+    def make(self):
+        return Mine()
+
+    def candidate(self):
+        return Candidate(network.eval(), inputs, provenance)
+"""
 
 from __future__ import annotations
 
@@ -92,3 +100,28 @@ class ExporterContract:
         with patch.object(exporter, "write", broken), pytest.raises(OSError, match="disk full"):
             exporter.export(self.candidate(), tmp_path / f"network{exporter.suffix}")
         assert os.listdir(tmp_path) == []
+
+    def test_a_file_that_cannot_be_read_back_is_not_kept(self, tmp_path: Path) -> None:
+        exporter = self.make()
+
+        def broken(*_: object) -> None:
+            raise RuntimeError("unreadable")
+
+        with (
+            patch.object(exporter, "read_outputs", broken),
+            pytest.raises(RuntimeError, match="unreadable"),
+        ):
+            exporter.export(self.candidate(), tmp_path / f"network{exporter.suffix}")
+        assert os.listdir(tmp_path) == []
+
+    def test_the_candidate_is_left_as_it_was(self, tmp_path: Path) -> None:
+        exporter, candidate = self.make(), self.candidate()
+        network, provenance = candidate.network, copy.deepcopy(candidate.provenance)
+        state = {name: each.clone() for name, each in network.state_dict().items()}
+        modes = [module.training for module in network.modules()]
+        exporter.export(candidate, tmp_path / f"network{exporter.suffix}")
+        assert [module.training for module in network.modules()] == modes
+        assert candidate.provenance == provenance
+        assert list(network.state_dict()) == list(state)
+        for name, each in network.state_dict().items():
+            assert torch.equal(each, state[name])

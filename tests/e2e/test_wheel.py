@@ -13,9 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_the_wheel_holds_our_four_packages_and_their_data(tmp_path: Path) -> None:
     source = tmp_path / "source"
     # A copy of what git tracks: building must not leave anything in the checkout.
-    subprocess.run(
-        ["git", "checkout-index", "--all", f"--prefix={source}/"], cwd=ROOT, check=True
-    )
+    subprocess.run(["git", "checkout-index", "--all", f"--prefix={source}/"], cwd=ROOT, check=True)
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     subprocess.run([*command, "--wheel-dir", str(tmp_path), str(source)], check=True, timeout=120)
     (wheel,) = tmp_path.glob("*.whl")

@@ -10,12 +10,13 @@ import ray
 from autoprune.contracts.executor import EvaluatorSpec
 from autoprune.errors import ExecutorError
 from autoprune.testing import ExecutorContract
+from autoprune.testing.evaluators import SCRIPTED
 from autoprune.testing.executor import run
 from autoprune.trial import FailureKind
 from cluster.executor import RayExecutor, Resources, workers_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore::ResourceWarning")]
-_SPEC = EvaluatorSpec("autoprune.testing.evaluators:ScriptedEvaluator")
+_SPEC = EvaluatorSpec(SCRIPTED)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -54,6 +55,32 @@ def test_an_item_without_end_is_cut_off() -> None:
         assert "trial_timeout_s" in results[0].failure.message
         assert results[1].evaluation
         assert results[2].evaluation
+        assert executor.free == 2
+        assert all(x.evaluation for x in run(executor, ["ok"] * 3))
+    finally:
+        executor.close()
+
+
+def test_a_worker_that_dies_in_a_probe_costs_its_item_only() -> None:
+    executor = RayExecutor(EvaluatorSpec(SCRIPTED, {"probes": True}), Resources(workers=1))
+    try:
+        results = {x.item.trial: x for x in run(executor, ["ok", "probe:exit", "ok"])}
+        kinds = {number: x.failure.kind for number, x in results.items() if x.failure}
+        assert kinds == {1: FailureKind.CRASH}
+        assert all("latency_ms" in results[x].evaluation.measurements for x in (0, 2))
+        assert all(x.evaluation for x in run(executor, ["ok"]))
+    finally:
+        executor.close()
+
+
+def test_a_probe_without_end_is_cut_off() -> None:
+    spec = EvaluatorSpec(SCRIPTED, {"probes": True})
+    executor = RayExecutor(spec, Resources(workers=1, trial_timeout_s=1.0))
+    try:
+        results = {x.item.trial: x for x in run(executor, ["probe:sleep:60", "ok"])}
+        assert results[0].failure is not None
+        assert results[0].failure.kind is FailureKind.TIMEOUT
+        assert results[1].evaluation
     finally:
         executor.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -124,6 +125,28 @@ def test_a_diverging_loss_names_its_step(dataset: Dataset) -> None:
         finetune(network, dataset, rung, seed=0, device=CPU)
 
 
+@pytest.mark.parametrize("teaches", [False, True])
+def test_an_exploding_learning_rate_names_its_step(dataset: Dataset, teaches: bool) -> None:
+    rung = RungSpec(finetune_steps=8, batch_size=16, learning_rate=1e30)
+    teacher = fresh() if teaches else None
+    with pytest.raises(NonFiniteError, match=r"the loss is (nan|inf) at fine-tuning step [1-7]"):
+        finetune(fresh(), dataset, rung, seed=0, device=CPU, teacher=teacher)
+
+
+def test_a_teacher_is_left_alone_and_pulls_towards_its_own_answers(dataset: Dataset) -> None:
+    teacher = fresh()
+    teacher.get_parameter("output.bias").data[3] = 30.0  # says 3, whatever it sees
+    before = {name: each.clone() for name, each in teacher.state_dict().items()}
+    plain, taught = fresh(), fresh()
+    rung = RungSpec(finetune_steps=8, batch_size=32, learning_rate=0.02)
+    finetune(plain, dataset, rung, seed=0, device=CPU)
+    finetune(taught, dataset, rung, seed=0, device=CPU, teacher=teacher)
+    images = [dataset.normalise(dataset.search.inputs)]
+    threes = [float((predict(x, images).argmax(1) == 3).float().mean()) for x in (plain, taught)]
+    assert threes[1] > threes[0] + 0.3
+    assert all(torch.equal(each, before[name]) for name, each in teacher.state_dict().items())
+
+
 def test_steps_of_a_rung() -> None:
     assert training_steps(RungSpec(), 100) == 0
     assert training_steps(RungSpec(finetune_steps=7), 100) == 7
@@ -168,6 +191,51 @@ def test_the_dense_network_keeps_its_own_statistics(evaluator: NetworkEvaluator)
     logits = evaluator.bench.model(evaluator.bench.dataset.normalise(part.inputs))
     wrong = float((logits.argmax(1) != part.labels).float().mean())
     assert report.value("error") == pytest.approx(wrong, abs=1e-6)
+
+
+def test_only_the_search_split_is_judged_in_the_fast_format(digits_checkpoint: Any) -> None:
+    job = validated(
+        {
+            "model": {"name": "digits_cnn", "checkpoint": str(digits_checkpoint)},
+            "data": {"name": "digits"},
+            "objectives": ["loss", "macs"],
+            "rungs": [{"images": 200, "repair_images": 200}],
+            "resources": {"device": "cpu"},
+        }
+    )
+    found = preflight(job).preparation
+    evaluators = [
+        NetworkEvaluator(job=job.to_json(), preparation=replace(found, dtype=dtype).to_json())
+        for dtype in (torch.float32, torch.bfloat16)
+    ]
+    policy = Policy.from_keep_ratios({"conv": 0.5, "down": 0.5})
+    report, search = (
+        [each.evaluate(WorkItem(1, policy, split=split)).value("loss") for each in evaluators]
+        for split in ("report", "search")
+    )
+    assert report[0] == report[1]
+    assert search[0] != search[1]
+    assert search[1] == pytest.approx(search[0], rel=0.05, abs=0.01)
+
+
+def test_costs_of_an_evaluation_are_those_of_its_network(evaluator: NetworkEvaluator) -> None:
+    policy = Policy.from_keep_ratios({"conv": 0.3, "stem": 0.7})
+    item = WorkItem(2, policy)
+    network = evaluator.network(item, torch.float32)
+    params = sum(each.numel() for each in network.parameters())
+    assert evaluator.bench.preparation.graph.costs.costs(policy).params == params
+    assert evaluator.evaluate(item).value("macs") < evaluator.evaluate(WorkItem(3, Policy())).value(
+        "macs"
+    )
+
+
+def test_the_resident_model_survives_its_candidates(evaluator: NetworkEvaluator) -> None:
+    before = {name: each.clone() for name, each in evaluator.bench.model.state_dict().items()}
+    evaluator.evaluate(WorkItem(1, Policy.from_keep_ratios({"stem": 0.3})))
+    evaluator.evaluate(WorkItem(2, Policy()))
+    assert not evaluator.bench.model.training
+    for name, each in evaluator.bench.model.state_dict().items():
+        assert torch.equal(each, before[name])
 
 
 def test_changed_weights_are_noticed(evaluator: NetworkEvaluator) -> None:

@@ -8,5 +8,7 @@ from autoprune.testing import ExecutorContract
 
 
 class TestLocalExecutor(ExecutorContract):
+    runs_aside = False
+
     def make(self, spec: EvaluatorSpec) -> LocalExecutor:
         return LocalExecutor(spec)

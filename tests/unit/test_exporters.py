@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from autoprune.contracts.exporter import Candidate, Exporter
 from autoprune.errors import AutopruneError, ExportError
+from autoprune.evaluation.weights import save_weights
 from autoprune.exporters.onnx_exporter import Onnx
 from autoprune.exporters.torch_exporter import Torch
 from autoprune.graph.discovery import discover
@@ -100,3 +103,50 @@ def test_weights_that_do_not_fit_are_refused(pruned: Candidate, tmp_path: Path) 
     save_file({"stem.weight": torch.zeros(3)}, tmp_path / "bad.safetensors", metadata=header)
     with pytest.raises(AutopruneError, match="do not fit"):
         load(tmp_path / "bad.safetensors")
+
+
+@pytest.mark.parametrize("change", ["no JSON", "no object", "no groups", "no model", "bad model"])
+def test_a_tampered_header_is_refused_in_words(
+    pruned: Candidate, tmp_path: Path, change: str
+) -> None:
+    body: dict[str, Any] = dict(pruned.provenance)
+    header = {
+        "no JSON": "{nope",
+        "no object": "[]",
+        "no groups": json.dumps({k: v for k, v in body.items() if k != "groups"}),
+        "no model": json.dumps({k: v for k, v in body.items() if k != "model"}),
+        "bad model": json.dumps({**body, "model": {"name": "digits_cnn", "nonsense": 1}}),
+    }[change]
+    state = {name: each.contiguous() for name, each in pruned.network.state_dict().items()}
+    save_file(state, tmp_path / "bad.safetensors", metadata={"autoprune": header})
+    with pytest.raises(AutopruneError, match=r"bad\.safetensors"):
+        load(tmp_path / "bad.safetensors")
+
+
+def test_a_policy_that_does_not_fit_its_groups_is_refused(
+    pruned: Candidate, tmp_path: Path
+) -> None:
+    body = {**pruned.provenance, "groups": []}
+    state = {name: each.contiguous() for name, each in pruned.network.state_dict().items()}
+    save_file(state, tmp_path / "bad.safetensors", metadata={"autoprune": json.dumps(body)})
+    with pytest.raises(AutopruneError, match="does not exist"):
+        load(tmp_path / "bad.safetensors")
+
+
+class Twice(nn.Module):
+    """Runs one layer under two names, so that its state holds the same tensor twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(6, 6)
+        self.second = self.first
+        self.out = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(torch.relu(self.second(torch.relu(self.first(x)))))
+
+
+def test_weights_under_two_names_can_be_written(tmp_path: Path) -> None:
+    candidate = Candidate(Twice().eval(), torch.randn(2, 6))
+    Torch().write(candidate, tmp_path / "twice.safetensors")
+    save_weights(candidate.network, tmp_path)

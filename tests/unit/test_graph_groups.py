@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -76,7 +78,9 @@ def test_padded_shortcuts_are_quarantined_and_inner_channels_are_not() -> None:
     proven = prove(network, discover(network, example).groups, example)
     inner = [f"layer{stage}.{block}.conv1" for stage in (1, 2, 3) for block in (0, 1, 2)]
     assert [group.name for group in proven.prunable] == inner
-    assert "conv1" in {group.name for group in proven if group.is_frozen}
+    stem = next(group for group in proven if "conv1" in group.layers)
+    assert stem.name == "conv1"
+    assert stem.is_frozen
     assert all(group.reason for group in proven if group.is_frozen)
 
 
@@ -118,6 +122,65 @@ def test_the_proof_compares_values_not_only_shapes() -> None:
     assert "outputs differ" in (groups["a"].reason or "")
 
 
+class Between(nn.Module):
+    """Two convolutions with a layer in between."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(3, 8, 1)
+        self.layer = layer
+        self.b = nn.Conv2d(8, 4, 1)
+        self.out = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.b(self.layer(self.a(x))).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.PReLU(8),
+        nn.GroupNorm(2, 8),
+        nn.InstanceNorm2d(8, affine=True),
+        nn.MultiheadAttention(8, 2),
+        nn.GroupNorm(2, 8, affine=False),
+        nn.InstanceNorm2d(8),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_layers_that_cannot_be_sliced_freeze_their_group_only(layer: nn.Module) -> None:
+    if isinstance(layer, nn.MultiheadAttention):
+        layer = _OverPixels(layer)
+    network = Between(layer).eval().requires_grad_(False)
+    example = torch.randn(2, 3, 4, 4)
+    groups = prove(network, discover(network, example).groups, example)
+    assert "cannot be sliced" in (groups["a"].reason or "")
+    assert [group.name for group in groups.prunable] == ["b"]
+
+
+class _OverPixels(nn.Module):
+    def __init__(self, attention: nn.MultiheadAttention) -> None:
+        super().__init__()
+        self.attention = attention
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.flatten(2).permute(2, 0, 1)
+        mixed, _ = self.attention(tokens, tokens, tokens, need_weights=False)
+        return mixed.permute(1, 2, 0).reshape(x.shape)
+
+
+def test_the_model_is_not_changed_by_tracing() -> None:
+    network, example = built(Chain)
+    network.get_submodule("norm").train()
+    before = {name: each.clone() for name, each in network.state_dict().items()}
+    discover(network, example)
+    assert not any(each.requires_grad for each in network.parameters())
+    assert [name for name, module in network.named_modules() if module.training] == ["norm"]
+    assert not any(module._forward_hooks for module in network.modules())
+    for name, each in network.state_dict().items():
+        assert torch.equal(each, before[name])
+
+
 class Failing(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -148,6 +211,8 @@ def test_a_graph_survives_json() -> None:
     graph = discover(network, example)
     again = NetworkGraph.from_json(graph.to_json())
     assert again.to_json() == graph.to_json()
+    assert json.loads(json.dumps(graph.to_json())) == graph.to_json()
+    assert again.foldable == graph.foldable
     policy = Policy.from_keep_ratios({"left": 0.5})
     assert again.costs.costs(policy) == graph.costs.costs(policy)
 

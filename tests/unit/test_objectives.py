@@ -110,6 +110,44 @@ def test_loss_by_hand() -> None:
     assert Loss().measure(subject).value == pytest.approx(math.log(4))
 
 
+def test_the_interval_of_the_loss_by_hand() -> None:
+    # One sample is right with probability 3/4, one with 1/4: losses ln(4/3) and ln(4).
+    logits = torch.tensor([[math.log(3.0), 0.0], [0.0, math.log(3.0)]])
+    measured = Loss().measure(Subject(SMALL, Predictions(logits, torch.tensor([0, 0]))))
+    losses = math.log(4 / 3), math.log(4)
+    assert measured.value == pytest.approx(sum(losses) / 2)
+    # Of two values, the standard error is half their distance.
+    half = 1.959964 * (losses[1] - losses[0]) / 2
+    assert measured.low == pytest.approx(measured.value - half, abs=1e-6)
+    assert measured.high == pytest.approx(measured.value + half, abs=1e-6)
+
+
+def test_the_loss_of_one_sample_has_no_interval() -> None:
+    measured = Loss().measure(Subject(SMALL, Predictions(torch.zeros(1, 4), torch.tensor([2]))))
+    assert measured.low is None
+    assert measured.high is None
+
+
+def test_costs_come_from_the_table() -> None:
+    subject = Subject(Costs(macs=7, params=11, size_bytes=13))
+    values = [each.measure(subject).value for each in (Macs(), Params(), SizeBytes())]
+    assert values == [7.0, 11.0, 13.0]
+
+
+def test_latency_times_whole_batches_of_the_example() -> None:
+    seen: list[tuple[int, ...]] = []
+
+    class Watched(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            assert torch.equal(x, x[:1].expand_as(x))
+            seen.append(tuple(x.shape))
+            return x
+
+    example = torch.randn(2, 3, 5, 5)
+    Latency(batch=4, runs=6, warmup=2).measure(Subject(SMALL, network=Watched(), example=example))
+    assert seen == [(4, 3, 5, 5)] * 8
+
+
 def test_references() -> None:
     assert Error().reference(0.08, 10) == pytest.approx(0.9)
     assert Loss().reference(0.3, 10) == pytest.approx(math.log(10))

@@ -60,6 +60,18 @@ def test_options_reach_the_constructor() -> None:
         plugins.create("objective", PluginSpec(name="latency", options={"x": 8}))
 
 
+def test_wrong_options_do_not_reach_the_constructor() -> None:
+    with pytest.raises(PluginError, match="required"):
+        plugins.create("data", PluginSpec(name="npz"))
+    with pytest.raises(PluginError, match="integer"):
+        plugins.create("objective", PluginSpec(name="latency", options={"batch": "many"}))
+
+
+def test_values_that_the_constructor_refuses_are_input_errors() -> None:
+    with pytest.raises(PluginError, match="at least 1"):
+        plugins.create("objective", PluginSpec(name="latency", options={"batch": 0}))
+
+
 def test_plugins_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine.py").write_text(
         "from autoprune.objectives.macs import Macs\n"
@@ -72,6 +84,7 @@ def test_plugins_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ("mine:Wrong", "derived from Objective"),
         ("mine:Absent", "derived from Objective"),
         ("nowhere:Thing", "cannot be imported"),
+        ("autoprune.criteria.l1:L1", "derived from Objective"),
     ):
         with pytest.raises(PluginError, match=message):
             plugins.load("objective", name)

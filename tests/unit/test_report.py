@@ -147,7 +147,9 @@ def test_hypervolumes_are_those_of_the_front(run: Run) -> None:
         assert rows[label].hypervolume == run.front(label).hypervolume()
         assert f"<td>{rows[label].hypervolume:.4f}</td>" in html
         assert f"<td>{rows[label].report_hypervolume:.4f}</td>" in html
-    curves = {curve.name: curve.y[-1] for curve in convergence_figure(run).data}
+    gained = convergence_figure(run)
+    assert gained is not None
+    curves = {curve.name: curve.y[-1] for curve in gained.data}
     assert curves.pop("all together") == run.front().hypervolume()
     assert curves == {label: run.front(label).hypervolume() for label in LABELS}
 
@@ -184,7 +186,9 @@ def test_the_line_joins_what_nothing_beats_in_the_axes_shown(run: Run) -> None:
 
 
 def test_the_heat_map_has_a_row_per_group_and_a_column_per_member(run: Run) -> None:
-    (heat,) = policy_figure(run).data
+    figure = policy_figure(run)
+    assert figure is not None
+    (heat,) = figure.data
     members = run.front().members
     assert list(heat.y) == [group.name for group in PROBLEM.groups.prunable]
     assert list(heat.x) == [f"#{trial.number}" for trial in members]
@@ -217,6 +221,9 @@ def test_any_number_of_objectives_has_its_figures(
     assert len(found) == views
     assert len(embedded(html, "parallel")) == (len(objectives) > 2)
     assert ("<select" in html) == (views > 1)
+    for figure in embedded(html, "parallel"):
+        lines = [x for each in figure["data"] for x in each["x"]]
+        assert lines.count(None) == html.split('<tbody class="rows">')[1].count('data-value="T"')
     if len(objectives) == 2:  # whatever their order, the cost lies and the error stands up
         assert found[0]["layout"]["xaxis"]["title"]["text"] == "macs"
 

@@ -15,7 +15,7 @@ from autoprune.policy import Policy
 from autoprune.surgery.plan import Plan
 from autoprune.surgery.proof import prove
 from autoprune.surgery.scores import score_groups
-from tests.networks import ALL, Chain, Residual, built
+from tests.networks import ALL, Chain, Concat, Depthwise, Residual, built
 
 
 def planned(kind: type[nn.Module]) -> tuple[Plan, nn.Module, Tensor]:
@@ -34,6 +34,85 @@ def random_policies(groups: GroupTable, count: int) -> list[Policy]:
     ]
 
 
+class Sequence(nn.Module):
+    """One-dimensional convolutions, and a batch norm behind a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv1d(3, 6, 3)
+        self.norm = nn.BatchNorm1d(6)
+        self.b = nn.Conv1d(6, 4, 3)
+        self.hidden = nn.Linear(4 * 60, 8)
+        self.hidden_norm = nn.BatchNorm1d(8)
+        self.out = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.b(torch.relu(self.norm(self.a(x.flatten(2)))))
+        return self.out(torch.relu(self.hidden_norm(self.hidden(x.flatten(1)))))
+
+
+class Gated(nn.Module):
+    """A squeeze-and-excitation gate: channels multiply channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(3, 8, 3, padding=2, dilation=2)
+        self.squeeze = nn.Conv2d(8, 4, 1)
+        self.excite = nn.Conv2d(4, 8, 1)
+        self.out = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.a(x))
+        gate = self.excite(torch.relu(self.squeeze(x.mean((2, 3), keepdim=True))))
+        return self.out((x * torch.sigmoid(gate)).mean((2, 3)))
+
+
+class Tokens(nn.Module):
+    """Linear layers over tokens, in an own dimension or folded into the batch."""
+
+    def __init__(self, folded: bool = False) -> None:
+        super().__init__()
+        self.folded = folded
+        self.patch = nn.Conv2d(3, 8, 4, 4)
+        self.wide = nn.Linear(8, 12)
+        self.back = nn.Linear(12, 8)
+        self.out = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch(x).flatten(2).transpose(1, 2)
+        tokens = x.reshape(-1, x.shape[2]) if self.folded else x
+        tokens = self.back(torch.relu(self.wide(tokens)))
+        return self.out((x + tokens.reshape(x.shape)).mean(1))
+
+
+class FoldedTokens(Tokens):
+    def __init__(self) -> None:
+        super().__init__(folded=True)
+
+
+class Upward(nn.Module):
+    """A transposed convolution whose output is not its stride times its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(3, 8, 1)
+        self.up = nn.ConvTranspose2d(8, 6, 3, stride=2, padding=1)
+        self.out = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(torch.relu(self.up(torch.relu(self.a(x)))).mean((2, 3)))
+
+
+NETWORKS = [
+    *ALL,
+    Sequence,
+    Gated,
+    Tokens,
+    FoldedTokens,
+    Upward,
+]
+
+
 def silenced(plan: Plan, policy: Policy) -> nn.Module:
     """The slow twin: the dense network with removed units silenced where they are read."""
     import copy
@@ -43,8 +122,11 @@ def silenced(plan: Plan, policy: Policy) -> nn.Module:
         removed = np.setdiff1d(np.arange(plan.groups[name].units), kept)
         for each in plan.groups[name].slices:
             if each.side == "in":
-                weight = network.get_submodule(each.module).get_parameter("weight")
-                weight.data[:, each.entries[removed].reshape(-1)] = 0
+                module = network.get_submodule(each.module)
+                # A transposed convolution's kernel has its input channels first.
+                dim = 0 if isinstance(module, nn.ConvTranspose2d) else 1
+                index = torch.from_numpy(each.entries[removed].reshape(-1))
+                module.get_parameter("weight").data.index_fill_(dim, index, 0.0)
     return network
 
 
@@ -52,21 +134,21 @@ def counted_macs(network: nn.Module, example: Tensor) -> int:
     """The slow twin of the cost table: count in hooks, layer by layer."""
     total = 0
 
-    def count(module: nn.Module, _: object, output: Tensor) -> None:
+    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal total
-        if isinstance(module, nn.Conv2d):
-            total += output[0].numel() * module.weight[0].numel()
-        elif isinstance(module, nn.Linear):
-            total += module.weight.numel()
+        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
+            total += output.numel() * module.weight[0].numel()
+        elif isinstance(module, nn.ConvTranspose2d):
+            total += inputs[0].numel() * module.weight[0].numel()
 
     hooks = [module.register_forward_hook(count) for module in network.modules()]
-    network(example[:1])
+    network(example[:1])  # one sample
     for hook in hooks:
         hook.remove()
     return total
 
 
-@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("kind", NETWORKS)
 def test_a_carved_network_is_the_silenced_one_at_the_tables_cost(kind: type[nn.Module]) -> None:
     plan, network, example = planned(kind)
     before = {name: each.clone() for name, each in network.state_dict().items()}
@@ -83,6 +165,43 @@ def test_a_carved_network_is_the_silenced_one_at_the_tables_cost(kind: type[nn.M
         assert stored == expected.size_bytes
     for name, each in network.state_dict().items():
         assert torch.equal(each, before[name])
+
+
+def test_every_hidden_layer_of_these_networks_is_prunable() -> None:
+    prunable = {
+        kind: [group.name for group in planned(kind)[0].groups.prunable]
+        for kind in (*ALL, Sequence, Gated, Tokens)
+    }
+    assert prunable == {
+        Chain: ["a", "b", "hidden"],
+        Residual: ["stem", "one"],
+        Depthwise: ["expand", "project"],
+        Concat: ["left", "right", "mix"],
+        Sequence: ["a", "b", "hidden"],
+        Gated: ["a", "squeeze"],
+        Tokens: ["patch", "wide"],
+    }
+
+
+def test_what_a_transposed_convolution_reads_is_prunable() -> None:
+    assert [group.name for group in planned(Upward)[0].groups.prunable] == ["a", "up"]
+
+
+def test_a_criterion_without_scores_is_refused() -> None:
+    plan, _, _ = planned(Chain)
+    with pytest.raises(PolicyError, match="l2"):
+        plan.carve(Policy.from_keep_ratios({"a": 0.5}, criterion="l2"))
+
+
+def test_a_layer_with_a_computed_weight_stays_whole_and_stops_nothing() -> None:
+    network = nn.Sequential(
+        nn.utils.parametrizations.weight_norm(nn.Linear(6, 5)), nn.Linear(5, 4), nn.Linear(4, 3)
+    )
+    network.eval().requires_grad_(False)
+    example = torch.randn(2, 6)
+    groups = prove(network, discover(network, example).groups, example)
+    assert [group.name for group in groups.prunable] == ["1"]
+    assert set(score_groups(network, groups, L1())) == {"1"}
 
 
 def test_carving_shares_no_memory_with_the_original() -> None:
