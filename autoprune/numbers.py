@@ -12,4 +12,4 @@ def readable(value: float, unit: str) -> str:
     for size, prefix in _STEPS:
         if abs(value) >= size:
             return f"{value / size:.2f} {prefix}"
-    return f"{value:.4g}" if unit in ("ms", "nats") else f"{value:.0f}"
+    return f"{value:.0f}" if value == int(value) else f"{value:.4g}"

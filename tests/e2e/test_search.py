@@ -18,7 +18,7 @@ import yaml
 
 import autoprune
 from autoprune.contracts.store import EventKind
-from autoprune.errors import InputError, JobError, RunError
+from autoprune.errors import AutopruneError, InputError, JobError, RunError
 from autoprune.front import Front
 from autoprune.report.summary import summarise
 from autoprune.run import STORE_NAME, Run
@@ -152,8 +152,8 @@ def wait_for_trials(directory: Path, count: int) -> None:
         try:
             if len(terminal(log_of(directory))) >= count:
                 return
-        except (RunError, IndexError):
-            pass
+        except (AutopruneError, IndexError):
+            pass  # the run is still being made
         time.sleep(0.1)
     raise AssertionError(f"no {count} trials within 90 s")
 

@@ -207,13 +207,12 @@ def test_models_that_do_not_run_or_trace_are_input_errors() -> None:
 
 
 def test_a_graph_survives_json() -> None:
-    network, example = built(Concat)
-    graph = discover(network, example)
-    again = NetworkGraph.from_json(graph.to_json())
-    assert again.to_json() == graph.to_json()
-    assert json.loads(json.dumps(graph.to_json())) == graph.to_json()
-    assert again.foldable == graph.foldable
-    policy = Policy.from_keep_ratios({"left": 0.5})
+    graph = discover(*built(Chain))
+    body = graph.to_json()
+    again = NetworkGraph.from_json(json.loads(json.dumps(body)))
+    assert again.to_json() == body
+    assert again.foldable == graph.foldable == (("a", "norm"),)
+    policy = Policy.from_keep_ratios({"a": 0.5, "b": 0.5})
     assert again.costs.costs(policy) == graph.costs.costs(policy)
 
 
