@@ -6,7 +6,8 @@
     executor.close()                      # kills what still runs; nothing is lost but work
 
 * One thread drives an executor; it is not safe for several.
-* Results come back once each, in any order.
+* Results come back once each, in any order. An executor that evaluates inside `wait` may
+  take longer than the time-out.
 * A failing evaluation is a result with a failure, never an exception; `ExecutorError`
   means that no more work can be done.
 * `close` may be called at any time, twice as well.

@@ -50,7 +50,9 @@ def finetune(
     # Dropout draws from the global generator: lend it our seed, give it back after.
     cuda = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
+        if cuda:
+            torch.cuda.manual_seed(seed)
         batches = _batches(dataset, rung.batch_size, steps, seed, device)
         for step, (inputs, labels) in enumerate(batches):
             loss = _loss(network(inputs), labels, inputs, teacher)
