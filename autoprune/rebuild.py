@@ -43,7 +43,11 @@ def load(path: str | Path) -> nn.Module:
         classes, shape = provenance["num_classes"], tuple(provenance["input_shape"])
     except (ValueError, KeyError, TypeError, PolicyError) as error:
         raise ExportError(f"the autoprune header of {path} is damaged: {error}") from error
-    network = shrunk(build_model(spec, classes, shape), groups, policy)
+    model = build_model(spec, classes, shape)
+    try:
+        network = shrunk(model, groups, policy)
+    except (AttributeError, IndexError, PolicyError) as error:
+        raise ExportError(f"the groups in {path} are not those of its model: {error}") from error
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
