@@ -112,10 +112,13 @@ def _meaning_problems(job: Job) -> Iterator[Violation]:
         yield Violation("model.checkpoint", checkpoint, "the file does not exist")
     measured = set()
     for index, spec in enumerate(job.objectives):
-        try:
-            metric = plugins.load("objective", spec.name).name
-        except PluginError:
+        if plugins.check("objective", spec, ""):
             continue  # reported with the plug-ins
+        try:
+            metric = plugins.create("objective", spec).name
+        except PluginError as error:  # values that only the constructor can judge
+            yield Violation(f"objectives.{index}", spec.options, str(error))
+            continue
         if metric in measured:
             yield Violation(f"objectives.{index}", spec.name, f"{metric} is measured twice")
         measured.add(metric)

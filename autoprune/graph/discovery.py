@@ -170,7 +170,9 @@ def _cost_table(model: nn.Module, groups: GroupTable, trace: LayerTrace) -> Cost
         for name, positions in trace.positions.items()
     ]
     total_params = sum(parameter.numel() for parameter in model.parameters())
-    total_bytes = sum(t.numel() * t.element_size() for t in model.state_dict().values())
+    # A tensor under two names is one tensor: count it once, as the parameters do.
+    tensors = {id(each): each for each in model.state_dict(keep_vars=True).values()}.values()
+    total_bytes = sum(each.numel() * each.element_size() for each in tensors)
     bare = CostTable(layers, groups)
     whole = bare.costs(Policy())
     return CostTable(
