@@ -19,13 +19,14 @@ from autoprune.evaluation.inference import BATCH, best_device, fastest_dtype
 from autoprune.evaluation.preparation import Preparation
 from autoprune.evaluation.workbench import fingerprint, load_dataset, load_model, to_layout
 from autoprune.graph.cost import Costs
-from autoprune.graph.discovery import discover
 from autoprune.job.constraint import Constraint
 from autoprune.job.spec import Job
 from autoprune.metrics import cheap_measurements, metrics_of
 from autoprune.policy import Policy
 from autoprune.space import Integer, SearchSpace
 from autoprune.surgery.proof import prove
+from autoprune.tracing.discovery import discover
+from autoprune.tracing.example import logits_of
 
 _PROOF_SAMPLES = 2
 
@@ -55,7 +56,7 @@ def preflight(job: Job) -> Preflight:
     sample = dataset.normalise(dataset.train.inputs[:BATCH].to(device))
     graph = discover(model, sample[:_PROOF_SAMPLES])
     _check_classes(model, sample[:_PROOF_SAMPLES], dataset.num_classes)
-    graph = graph.with_groups(prove(model, graph.groups, sample[:_PROOF_SAMPLES]))
+    graph = graph.with_groups(prove(model, graph.groups, sample[:_PROOF_SAMPLES]).groups)
     preparation = Preparation(
         graph, fastest_dtype(model, sample), dataset.num_classes, fingerprint(model)
     )
@@ -101,16 +102,16 @@ def seconds_per_trial(found: Preflight) -> float:
 
 def inspection(found: Preflight, seconds: float) -> dict[str, Any]:
     """Return the JSON object that `autoprune inspect --format json` prints."""
-    costs = found.preparation.graph.costs
-    macs = dict(zip([x.module for x in costs.layers], costs.layer_macs(Policy()), strict=True))
-    params = dict(zip([x.module for x in costs.layers], costs.layer_params(Policy()), strict=True))
+    parts = found.preparation.graph.costs.by_module(Policy())
+    none = Costs(0, 0, 0)
     groups = [
         {
             "name": group.name,
             "layers": list(group.layers),
             "units": group.units,
-            "macs_share": sum(macs.get(x, 0.0) for x in group.layers) / max(1, found.dense.macs),
-            "params_share": sum(params.get(x, 0.0) for x in group.layers)
+            "macs_share": sum(parts.get(x, none).macs for x in group.layers)
+            / max(1, found.dense.macs),
+            "params_share": sum(parts.get(x, none).params for x in group.layers)
             / max(1, found.dense.params),
             "frozen": group.is_frozen,
             "reason": group.reason,
@@ -151,10 +152,9 @@ def _reachable(job: Job, constraint: Constraint, dense: Costs, lowest: Costs) ->
 
 def _check_classes(model: torch.nn.Module, sample: torch.Tensor, num_classes: int) -> None:
     with torch.inference_mode():
-        outputs = model(sample)
-    if not isinstance(outputs, torch.Tensor) or outputs.dim() != 2:
-        is_tensor = isinstance(outputs, torch.Tensor)
-        got = tuple(outputs.shape) if is_tensor else type(outputs).__name__
+        outputs = logits_of(model(sample))
+    if outputs.dim() != 2:
+        got = tuple(outputs.shape)
         raise ModelError(f"the model must return logits of shape (batch, classes), got {got}")
     if outputs.shape[1] < num_classes:
         raise ModelError(

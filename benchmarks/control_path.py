@@ -25,7 +25,6 @@ from autoprune.controller.loop import SearchLoop
 from autoprune.controller.state import JobState
 from autoprune.evaluation.preparation import Preparation
 from autoprune.executor.local import LocalExecutor
-from autoprune.graph.discovery import discover
 from autoprune.graph.network import NetworkGraph
 from autoprune.job.spec import Job
 from autoprune.metrics import goals_of
@@ -33,6 +32,7 @@ from autoprune.models.cifar_resnet import CifarResNet
 from autoprune.plugins import create
 from autoprune.store.sql import SqlStore
 from autoprune.surgery.proof import prove
+from autoprune.tracing.discovery import discover
 from autoprune.trial import Evaluation, Measurement
 from cluster.executor import RayExecutor, Resources
 
@@ -84,7 +84,7 @@ def main() -> None:
     trials = parser.parse_args().trials
     model, example = CifarResNet(20).eval(), torch.randn(2, 3, 32, 32)
     graph = discover(model, example)
-    graph = graph.with_groups(prove(model, graph.groups, example))
+    graph = graph.with_groups(prove(model, graph.groups, example).groups)
     preparation = Preparation(graph, torch.float32, 10, "")
     spec = EvaluatorSpec("benchmarks.control_path:NoopEvaluator", {"graph": graph.to_json()})
     local = ms_per_trial(LocalExecutor(spec), preparation, trials)

@@ -26,6 +26,23 @@ class Criterion(ABC):
     def score(self, group: PrunableGroup, weights: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return one score per unit, shape (units,); higher is more important.
 
-        `weights` maps module names to their weight, output channels first. Raises
-        `ValueError` where the scores are not finite.
+        `weights` maps names of parameters to their values. Raises `ValueError` where the
+        scores are not finite.
         """
+
+
+def unit_weights(group: PrunableGroup, weights: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """Return what makes every unit: per kernel or matrix its rows, shape (units, n) each.
+
+    A group that no kernel makes is seen through those that read it, then through all.
+    """
+    known = [each for each in group.slices if each.tensor in weights]
+    kernels = [each for each in known if weights[each.tensor].ndim > 1]
+    for chosen in (
+        [each for each in kernels if each.role == "out"],
+        [each for each in kernels if each.role == "in"],
+        known,
+    ):
+        if chosen:
+            return [each.of_units(weights[each.tensor]) for each in chosen]
+    raise ValueError(f"no weights of group {group.name!r} are known")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from autoprune.contracts.criterion import Criterion
+from autoprune.contracts.criterion import Criterion, unit_weights
 from autoprune.graph.group import PrunableGroup
 
 
@@ -22,12 +22,10 @@ class Magnitude(Criterion):
     def score(self, group: PrunableGroup, weights: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return the scaled norms, shape (units,)."""
         votes = []
-        for each in group.slices:
-            if each.side == "out" and each.module in weights:
-                filters = weights[each.module][each.entries].astype(np.float64)
-                flat = np.abs(filters.reshape(group.units, -1))
-                norms = (flat**self.power).sum(axis=1) ** (1.0 / self.power)
-                votes.append(norms / (norms.mean() or 1.0))
+        for each in unit_weights(group, weights):
+            norms = (np.abs(each.astype(np.float64)) ** self.power).sum(axis=1)
+            norms **= 1.0 / self.power
+            votes.append(norms / (norms.mean() or 1.0))
         scores = np.mean(votes, axis=0)
         if not np.isfinite(scores).all():
             raise ValueError(f"weights of group {group.name!r} are not finite")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from autoprune.contracts.criterion import Criterion
+from autoprune.contracts.criterion import Criterion, unit_weights
 from autoprune.graph.group import PrunableGroup
 
 
@@ -20,11 +20,11 @@ class Random(Criterion):
 
     def score(self, group: PrunableGroup, weights: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return scores in [0, 1), shape (units,)."""
-        makers = [each for each in group.slices if each.side == "out" and each.module in weights]
+        makers = unit_weights(group, weights)
         scores = np.empty(group.units)
         for unit in range(group.units):
             digest = hashlib.sha256(f"{self.seed}:{group.name}".encode())
             for each in makers:
-                digest.update(weights[each.module][each.entries[unit]].tobytes())
+                digest.update(each[unit].tobytes())
             scores[unit] = int.from_bytes(digest.digest()[:7], "big") / 2**56
         return scores

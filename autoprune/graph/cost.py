@@ -1,19 +1,19 @@
 """The cost of a policy, computed from tables before anything is carved.
 
-A layer's multiply-accumulates and parameters depend only on how many of its input and
-output channels are kept, so every cheap cost is a handful of vector operations. The
-table is plain data: it is built once from the traced network (`graph.layers`).
+Parameters and multiply-accumulates are products of dimensions, and a dimension's length
+depends only on how many units are kept, so every cheap cost is a handful of vector
+operations. The table is plain data, made once from the traced network.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from autoprune.graph.group import GroupTable, Side
+from autoprune.graph.group import GroupTable
 from autoprune.policy import Policy
 
 
@@ -27,122 +27,118 @@ class Costs:
 
 
 @dataclass(frozen=True, slots=True)
-class LayerCost:
-    """One layer whose cost follows its channels.
+class Extent:
+    """The length of a dimension: `fixed` + Σ width · Π kept units of some groups.
 
-    `positions` counts the output positions of one sample, `taps` the kernel's elements.
-    A `depthwise` layer has one input channel per output. A normalisation has
-    `taps == 0`: no macs, and `per_out` parameters and `buffers_per_out` buffer entries
-    per channel; for other layers `per_out` counts the bias.
+    `parts` lists pairs of a width and the groups whose kept units are multiplied.
+    """
+
+    fixed: int
+    parts: tuple[tuple[int, tuple[str, ...]], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CostRow:
+    """A tensor, or a product of activations, with `elements` = constant · Π extents.
+
+    Each element costs `macs` multiply-accumulates per sample (the output positions of a
+    convolution's kernel; zero for a bias), `params` is 1 for a parameter, else 0, and
+    `item_bytes` is the stored size of an element.
     """
 
     module: str
-    inputs: int
-    outputs: int
-    taps: int
-    positions: int
-    conv_groups: int
-    per_out: int
-    buffers_per_out: int = 0
+    constant: int
+    extents: tuple[Extent, ...]
+    macs: int = 0
+    params: int = 0
+    item_bytes: int = 0
 
-    @property
-    def depthwise(self) -> bool:
-        """Say whether every output reads exactly one input of its own."""
-        return self.conv_groups > 1 and self.conv_groups == self.inputs == self.outputs
+    def to_json(self) -> list[Any]:
+        """Return a JSON array."""
+        extents = [[each.fixed, each.parts] for each in self.extents]
+        return [self.module, self.constant, extents, self.macs, self.params, self.item_bytes]
+
+    @classmethod
+    def from_json(cls, body: Iterable[Any]) -> CostRow:
+        """Rebuild a row from `to_json`."""
+        module, constant, extents, *rest = body
+        lengths = tuple(
+            Extent(fixed, tuple((width, tuple(names)) for width, names in parts))
+            for fixed, parts in extents
+        )
+        return cls(module, constant, lengths, *rest)
 
 
 class CostTable:
-    """Costs of every policy of a network: `costs(policy)` in microseconds, torch-free.
+    """Costs of every policy of a network: `costs(policy)` in microseconds, torch-free."""
 
-    `fixed_params` and `fixed_bytes` belong to no layer of the table; `item_bytes` is the
-    stored size of one number.
-    """
-
-    def __init__(
-        self,
-        layers: Iterable[LayerCost],
-        groups: GroupTable,
-        *,
-        fixed_params: int = 0,
-        fixed_bytes: int = 0,
-        item_bytes: int = 4,
-    ) -> None:
-        self.layers = tuple(layers)
+    def __init__(self, rows: Iterable[CostRow], groups: GroupTable) -> None:
+        self.rows = tuple(rows)
         self.groups = groups
-        self.fixed_params = fixed_params
-        self.fixed_bytes = fixed_bytes
-        self.item_bytes = item_bytes
+        self._index = {group.name: number for number, group in enumerate(groups)}
+        self._units = np.array([group.units for group in groups] + [1.0])
+        extents = {each: place for place, each in enumerate(_extents(self.rows))}
+        parts = [(place, *part) for each, place in extents.items() for part in each.parts]
+        self._fixed = np.array([each.fixed for each in extents] + [1.0])
+        self._part_extent = np.array([place for place, _, _ in parts], dtype=np.int64)
+        self._part_width = np.array([width for _, width, _ in parts])
+        self._part_groups = _padded(
+            [[self._index[name] for name in names] for _, _, names in parts], len(groups)
+        )
+        self._row_extents = _padded(
+            [[extents[each] for each in row.extents] for row in self.rows], len(extents)
+        )
+        self._constant = np.array([row.constant for row in self.rows], dtype=np.float64)
+        self._per_element = np.array(
+            [[row.macs, row.params, row.item_bytes] for row in self.rows], dtype=np.float64
+        ).reshape(len(self.rows), 3)
 
-        def column(name: str) -> np.ndarray:
-            return np.array([getattr(each, name) for each in self.layers], dtype=np.float64)
-
-        self._inputs, self._outputs = column("inputs"), column("outputs")
-        self._taps, self._positions = column("taps"), column("positions")
-        self._conv_groups = column("conv_groups")
-        self._per_out, self._buffers = column("per_out"), column("buffers_per_out")
-        self._depthwise = np.array([each.depthwise for each in self.layers], dtype=bool)
-        self._units = np.array([group.units for group in groups.prunable], dtype=np.float64)
-        self._out_width = self._widths("out")
-        self._in_width = self._widths("in")
-
-    def _widths(self, side: Side) -> np.ndarray:
-        """Shape (layers, groups): entries of a layer's side that one unit takes along."""
-        rows = {layer.module: index for index, layer in enumerate(self.layers)}
-        widths = np.zeros((len(self.layers), len(self.groups.prunable)))
-        for column, group in enumerate(self.groups.prunable):
-            for each in group.slices:
-                if each.side == side and each.module in rows:
-                    widths[rows[each.module], column] += each.entries.shape[1]
-        return widths
-
-    def channels(self, policy: Policy) -> tuple[np.ndarray, np.ndarray]:
-        """Return the kept input and output channels of every layer, shape (layers,) each."""
-        kept = self.groups.kept_units(policy)
-        removed = self._units - np.array([kept[g.name] for g in self.groups.prunable])
-        return self._inputs - self._in_width @ removed, self._outputs - self._out_width @ removed
-
-    def layer_macs(self, policy: Policy) -> np.ndarray:
-        """Return the multiply-accumulates of every layer for one sample, shape (layers,)."""
-        inputs, outputs = self.channels(policy)
-        macs: np.ndarray = self._positions * self._weights(inputs, outputs)
-        return macs
-
-    def layer_params(self, policy: Policy) -> np.ndarray:
-        """Return the parameters of every layer, shape (layers,)."""
-        inputs, outputs = self.channels(policy)
-        params: np.ndarray = self._weights(inputs, outputs) + self._per_out * outputs
-        return params
+    def _elements(self, policy: Policy) -> np.ndarray:
+        """Return how many elements every row keeps, shape (rows,)."""
+        kept = self._units.copy()
+        for name, count in self.groups.kept_units(policy).items():
+            kept[self._index[name]] = count
+        lengths = self._fixed.copy()
+        values = self._part_width * kept[self._part_groups].prod(axis=1)
+        np.add.at(lengths, self._part_extent, values)
+        elements: np.ndarray = self._constant * lengths[self._row_extents].prod(axis=1)
+        return elements
 
     def costs(self, policy: Policy) -> Costs:
         """Return what `policy` costs; raises `PolicyError` for a policy of other groups."""
-        inputs, outputs = self.channels(policy)
-        weights = self._weights(inputs, outputs)
-        params = int(np.sum(weights + self._per_out * outputs)) + self.fixed_params
-        buffers = int(np.sum(self._buffers * outputs))
-        stored = (params + buffers) * self.item_bytes + self.fixed_bytes
-        return Costs(int(np.sum(self._positions * weights)), params, stored)
+        macs, params, size = self._elements(policy) @ self._per_element
+        return Costs(int(macs), int(params), int(size))
+
+    def by_module(self, policy: Policy) -> dict[str, Costs]:
+        """Return the cost of every module that has any, in the order of the forward pass."""
+        totals: dict[str, np.ndarray] = {}
+        for row, each in zip(
+            self.rows, self._elements(policy)[:, None] * self._per_element, strict=True
+        ):
+            totals[row.module] = totals.get(row.module, np.zeros(3)) + each
+        return {name: Costs(*(int(each) for each in total)) for name, total in totals.items()}
 
     def lowest(self) -> Costs:
         """Return the cost with one unit left in every prunable group."""
         ratios = {group.name: 1.0 / group.units for group in self.groups.prunable}
         return self.costs(Policy.from_keep_ratios(ratios))
 
-    def _weights(self, inputs: np.ndarray, outputs: np.ndarray) -> np.ndarray:
-        fan_in = np.where(self._depthwise, 1.0, inputs / self._conv_groups)
-        return np.asarray(self._taps * fan_in * outputs)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON object; the groups travel on their own."""
-        return {
-            "layers": [asdict(layer) for layer in self.layers],
-            "fixed_params": self.fixed_params,
-            "fixed_bytes": self.fixed_bytes,
-            "item_bytes": self.item_bytes,
-        }
+    def to_json(self) -> list[Any]:
+        """Return a JSON array; the groups travel on their own."""
+        return [row.to_json() for row in self.rows]
 
     @classmethod
-    def from_json(cls, body: Mapping[str, Any], groups: GroupTable) -> CostTable:
+    def from_json(cls, body: Iterable[Any], groups: GroupTable) -> CostTable:
         """Rebuild a table from `to_json` and its groups."""
-        layers = [LayerCost(**each) for each in body["layers"]]
-        options = {key: value for key, value in body.items() if key != "layers"}
-        return cls(layers, groups, **options)
+        return cls((CostRow.from_json(row) for row in body), groups)
+
+
+def _extents(rows: Iterable[CostRow]) -> Mapping[Extent, None]:
+    return dict.fromkeys(each for row in rows for each in row.extents)
+
+
+def _padded(lists: list[list[int]], filler: int) -> np.ndarray:
+    """Return lists of different lengths as one array, the rest filled with `filler`."""
+    width = max((len(each) for each in lists), default=0)
+    rows = [each + [filler] * (width - len(each)) for each in lists]
+    return np.array(rows, dtype=np.int64).reshape(len(lists), width)

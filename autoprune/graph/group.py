@@ -1,8 +1,7 @@
 """Prunable groups as plain data: what must be removed together, and where.
 
 Nothing here touches torch, so the front, the searchers and the client can read groups
-without it. Groups are found by `autoprune.graph.discovery` and proven by
-`autoprune.graph.proof`.
+without it. Groups are found by `autoprune.tracing` and proven by `autoprune.surgery.proof`.
 """
 
 from __future__ import annotations
@@ -17,36 +16,51 @@ import numpy as np
 from autoprune.errors import PolicyError, suggestion
 from autoprune.policy import Decision, Policy
 
-Side = Literal["out", "in"]
+Role = Literal["out", "in", "along", "size"]
+"""What a dimension does: it makes its units, reads them, goes with them, or counts them."""
 
 
 @dataclass(frozen=True)
 class Slice:
-    """One side of one module that loses entries when units leave.
+    """One dimension of one tensor that loses entries when units leave.
 
-    `entries` has shape (units, width): row u lists the positions, along the module's
-    `side` dimension of `size` entries, that belong to unit u.
+    `tensor` is the name of a parameter or buffer and `dim` one of its dimensions, of `size`
+    entries; in the role `size` it is a number that a module remembers, and `dim` its place
+    in a tuple, or -1. `entries` has shape (units, width): row u lists the positions that
+    belong to unit u. A position that several groups list is kept when all of them keep it.
     """
 
-    module: str
-    side: Side
+    tensor: str
+    dim: int
     size: int
     entries: np.ndarray
+    role: Role
+
+    @property
+    def module(self) -> str:
+        """Name of the module that owns the tensor."""
+        return self.tensor.rpartition(".")[0]
+
+    def of_units(self, values: np.ndarray) -> np.ndarray:
+        """Return the part of every unit in the tensor's values, shape (units, n)."""
+        rows: np.ndarray = np.moveaxis(values, self.dim, 0)[self.entries]
+        return rows.reshape(len(self.entries), -1)
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object."""
         return {
-            "module": self.module,
-            "side": self.side,
+            "tensor": self.tensor,
+            "dim": self.dim,
             "size": self.size,
             "entries": self.entries.tolist(),
+            "role": self.role,
         }
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> Slice:
         """Rebuild a slice from `to_json`."""
         entries = np.asarray(body["entries"], dtype=np.int64)
-        return cls(body["module"], body["side"], body["size"], entries)
+        return cls(body["tensor"], body["dim"], body["size"], entries, body["role"])
 
 
 @dataclass(frozen=True)
@@ -68,8 +82,13 @@ class PrunableGroup:
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Names of the modules that the group touches, each once, in order."""
-        return tuple(dict.fromkeys(each.module for each in self.slices))
+        """Names of the modules whose tensors the group touches, each once, in order."""
+        return tuple(dict.fromkeys(each.module for each in self.slices if each.role != "size"))
+
+    def without(self, slices: Iterable[Slice]) -> PrunableGroup:
+        """Return the same group without some of its slices."""
+        left = {id(each) for each in slices}
+        return replace(self, slices=tuple(each for each in self.slices if id(each) not in left))
 
     def frozen(self, reason: str) -> PrunableGroup:
         """Return the same group, frozen for `reason`."""

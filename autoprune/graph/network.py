@@ -1,6 +1,6 @@
 """What the engine knows about a traced network, as plain data.
 
-It is found once per job (`autoprune.graph.discovery`), stored with the job, and sent to
+It is found once per job (`autoprune.tracing.discovery`), stored with the job, and sent to
 every worker, so that no worker traces again.
 """
 
@@ -39,5 +39,4 @@ class NetworkGraph:
 
     def with_groups(self, groups: GroupTable) -> NetworkGraph:
         """Return the same network with other groups (some newly frozen)."""
-        costs = CostTable.from_json(self.costs.to_json(), groups)
-        return NetworkGraph(groups, costs, self.foldable)
+        return NetworkGraph(groups, CostTable(self.costs.rows, groups), self.foldable)

@@ -2,6 +2,7 @@
 
     plan = Plan(model, graph.groups, scores)
     network = plan.carve(policy)         # a new, smaller network; the original is untouched
+    network = plan.mask(policy)          # the same function in the original's shapes
 
 Carving is slicing: kept positions come from cached scores and index maps, kept entries
 are copied once, and the module tree is cloned around them without copying a tensor that
@@ -10,31 +11,22 @@ was sliced. Nothing is traced again.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from autoprune.errors import PolicyError, suggestion
-from autoprune.graph.group import GroupTable, Side
+from autoprune.graph.group import GroupTable
 from autoprune.policy import Policy
+from autoprune.surgery.clone import cloned
+from autoprune.surgery.masking import masked
+from autoprune.surgery.sizes import refresh, set_size
 
 Scores = Mapping[str, np.ndarray]
-Kept = dict[tuple[str, Side], Tensor]
-
-
-@dataclass(frozen=True)
-class _Cut:
-    """How one tensor of a module shrinks: the dimension that each side indexes."""
-
-    tensor: str
-    out_dim: int | None
-    in_dim: int | None
+Place = tuple[str, int]
+"""A dimension of a tensor, or a number in the role `size` and its place in a tuple."""
 
 
 class Plan:
@@ -52,6 +44,7 @@ class Plan:
             criterion: {name: np.argsort(-each, kind="stable") for name, each in table.items()}
             for criterion, table in scores.items()
         }
+        self._tensors = tensors_of(model)
 
     def kept_units(self, policy: Policy) -> dict[str, np.ndarray]:
         """Return the sorted kept units of every group that `policy` reduces."""
@@ -71,75 +64,72 @@ class Plan:
         Raises `PolicyError` when the policy names groups that are unknown or frozen, or a
         criterion without scores.
         """
-        kept = self._kept_entries(self.kept_units(policy))
-        memo: dict[int, object] = {}
-        modules = {module: self.model.get_submodule(module) for module, _ in kept}
-        for name, module in modules.items():
-            out, inside = kept.get((name, "out")), kept.get((name, "in"))
-            for old, new in _sliced(module, out, inside):
-                memo[id(old)] = new
-        network = copy.deepcopy(self.model, memo)
-        for name in modules:
-            _resize(network.get_submodule(name), kept.get((name, "out")), kept.get((name, "in")))
-        return network
+        return carved(self.model, self._tensors, self.kept_entries(policy))
 
-    def _kept_entries(self, kept_units: Mapping[str, np.ndarray]) -> Kept:
-        """Return the kept positions of every module side that loses any."""
-        masks: dict[tuple[str, Side], np.ndarray] = {}
-        for name, units in kept_units.items():
+    def mask(self, policy: Policy) -> nn.Module:
+        """Return the network of `carve` in the original's shapes: what leaves is zero.
+
+        Normalisation over units that left is computed without them. For ranking where
+        fixed shapes help, and for the proof; raises what `carve` raises.
+        """
+        return masked(self.model, self._tensors, self.kept_entries(policy))
+
+    def kept_entries(self, policy: Policy) -> dict[Place, np.ndarray]:
+        """Return which positions stay, a boolean array (size,), wherever any leaves."""
+        masks: dict[Place, np.ndarray] = {}
+        for name, units in self.kept_units(policy).items():
             group = self.groups[name]
             removed = np.ones(group.units, dtype=bool)
             removed[units] = False
             for each in group.slices:
-                mask = masks.setdefault((each.module, each.side), np.ones(each.size, dtype=bool))
+                mask = masks.setdefault((each.tensor, each.dim), np.ones(each.size, dtype=bool))
                 mask[each.entries[removed]] = False
-        return {key: torch.from_numpy(np.flatnonzero(mask)) for key, mask in masks.items()}
+        return masks
 
 
-def _cuts(module: nn.Module) -> tuple[_Cut, ...]:
-    if isinstance(module, _ConvTransposeNd):
-        return (_Cut("weight", 1, 0), _Cut("bias", 0, None))
-    if isinstance(module, _ConvNd):
-        # A depthwise kernel has no input dimension of its own.
-        return (_Cut("weight", 0, None if module.groups > 1 else 1), _Cut("bias", 0, None))
-    if isinstance(module, nn.Linear):
-        return (_Cut("weight", 0, 1), _Cut("bias", 0, None))
-    assert isinstance(module, _BatchNorm), type(module)
-    return tuple(_Cut(name, 0, None) for name in ("weight", "bias", "running_mean", "running_var"))
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """Return every parameter and buffer by its name; shared ones under each name."""
+    named = dict(model.named_parameters(remove_duplicate=False))
+    return {**named, **dict(model.named_buffers(remove_duplicate=False))}
 
 
-def _sliced(
-    module: nn.Module, out: Tensor | None, inside: Tensor | None
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield every tensor of `module` that shrinks, with its replacement."""
-    for cut in _cuts(module):
-        old: Tensor | None = getattr(module, cut.tensor)
-        if old is None:
-            continue
-        new = old.detach()
-        for dim, index in ((cut.out_dim, out), (cut.in_dim, inside)):
-            if dim is not None and index is not None:
-                new = new.index_select(dim, index.to(old.device))
-        if new.shape == old.shape:
-            continue
-        if old.dim() == 4 and old.is_contiguous(memory_format=torch.channels_last):
-            new = new.contiguous(memory_format=torch.channels_last)
-        if isinstance(old, nn.Parameter):
-            new = nn.Parameter(new, requires_grad=old.requires_grad)
-        yield old, new
+def carved(
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    kept: Mapping[Place, np.ndarray],
+    *,
+    share: bool = False,
+) -> nn.Module:
+    """Return a copy of `model` that keeps only these entries of its tensors.
+
+    With `share`, tensors that lose nothing are those of `model` itself.
+    """
+    indices: dict[str, dict[int, Tensor]] = {}
+    counts: dict[Place, int] = {}
+    for (name, dim), mask in kept.items():
+        if name in tensors:
+            indices.setdefault(name, {})[dim] = torch.from_numpy(np.flatnonzero(mask))
+        else:
+            counts[name, dim] = int(mask.sum())
+    memo: dict[int, object] = {id(each): each for each in tensors.values()} if share else {}
+    for name, by_dim in indices.items():
+        memo[id(tensors[name])] = _sliced(tensors[name], by_dim)
+    network = cloned(model, memo)
+    for module in dict.fromkeys(name.rpartition(".")[0] for name in indices):
+        refresh(network.get_submodule(module))
+    for (name, place), count in counts.items():
+        set_size(network, name, place, count)
+    return network
 
 
-def _resize(module: nn.Module, out: Tensor | None, inside: Tensor | None) -> None:
-    """Bring the sizes that a module remembers in line with its tensors."""
-    if isinstance(module, _ConvNd):
-        if out is not None:
-            module.out_channels = len(out)
-        if module.groups > 1:
-            module.groups = module.in_channels = module.out_channels
-        elif inside is not None:
-            module.in_channels = len(inside)
-    elif isinstance(module, nn.Linear):
-        module.out_features = len(out) if out is not None else module.out_features
-        module.in_features = len(inside) if inside is not None else module.in_features
-    elif isinstance(module, _BatchNorm) and out is not None:
-        module.num_features = len(out)
+def _sliced(old: Tensor, indices: Mapping[int, Tensor]) -> Tensor:
+    """Return the kept entries of a tensor in its own memory format."""
+    new = old.detach()
+    # The dimension that loses most comes first: later copies are smaller.
+    for dim in sorted(indices, key=lambda dim: len(indices[dim]) / old.shape[dim]):
+        new = new.index_select(dim, indices[dim].to(old.device))
+    if old.dim() == 4 and old.is_contiguous(memory_format=torch.channels_last):
+        new = new.contiguous(memory_format=torch.channels_last)
+    if isinstance(old, nn.Parameter):
+        return nn.Parameter(new, requires_grad=old.requires_grad)
+    return new

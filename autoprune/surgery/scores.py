@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 from torch import nn
-from torch.nn.utils.parametrize import is_parametrized
 
 from autoprune.contracts.criterion import Criterion
 from autoprune.errors import PluginError
 from autoprune.graph.group import GroupTable
-from autoprune.graph.layers import Weighted
 
 
 def score_groups(
@@ -21,9 +19,9 @@ def score_groups(
     that are not finite.
     """
     weights = {
-        name: _outputs_first(module)
-        for name, module in model.named_modules()
-        if isinstance(module, Weighted) and not is_parametrized(module)
+        name: np.asarray(each.detach().float().cpu().numpy())
+        for name, each in model.named_parameters()
+        if each.is_floating_point()
     }
     scores = {}
     for group in groups.prunable:
@@ -35,10 +33,3 @@ def score_groups(
             )
         scores[group.name] = each
     return scores
-
-
-def _outputs_first(module: nn.Module) -> np.ndarray:
-    weight = module.get_parameter("weight").detach().float().cpu()
-    if isinstance(module, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d):
-        weight = weight.transpose(0, 1)
-    return np.asarray(weight.numpy())

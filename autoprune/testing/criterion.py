@@ -31,7 +31,10 @@ class CriterionContract:
         """Return the group under test, its units in the given order."""
         units = np.arange(UNITS) if order is None else order
         entries = units.reshape(-1, 1)
-        slices = (Slice("conv", "out", UNITS, entries), Slice("linear", "in", UNITS, entries))
+        slices = (
+            Slice("conv.weight", 0, UNITS, entries, "out"),
+            Slice("linear.weight", 1, UNITS, entries, "in"),
+        )
         return PrunableGroup("conv", UNITS, slices)
 
     def weights(self, order: np.ndarray | None = None) -> Mapping[str, np.ndarray]:
@@ -39,8 +42,8 @@ class CriterionContract:
         channels = np.arange(UNITS) if order is None else order
         rng = np.random.default_rng(3)
         return {
-            "conv": rng.normal(size=(UNITS, 4, 3, 3)).astype(np.float32)[channels],
-            "linear": rng.normal(size=(5, UNITS)).astype(np.float32)[:, channels],
+            "conv.weight": rng.normal(size=(UNITS, 4, 3, 3)).astype(np.float32)[channels],
+            "linear.weight": rng.normal(size=(5, UNITS)).astype(np.float32)[:, channels],
         }
 
     def test_there_is_one_finite_score_per_unit(self) -> None:

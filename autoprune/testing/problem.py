@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from autoprune.contracts.objective import Goal
 from autoprune.contracts.searcher import SearchProblem
 from autoprune.errors import PolicyError
-from autoprune.graph.cost import CostTable, LayerCost
+from autoprune.graph.cost import CostRow, CostTable, Extent
 from autoprune.graph.group import GroupTable, PrunableGroup, Slice
 from autoprune.policy import Policy
 from autoprune.space import Choice, Integer, SearchSpace, Values
@@ -50,24 +49,34 @@ def small_problem(
     Its goals are accuracy (to be maximised, so that a wrong sign shows) and macs.
     """
     widths = [3, *units, 10]
-    layers = [
-        LayerCost(f"conv{index}", inputs, outputs, 9, 64, 1, per_out=1)
-        for index, (inputs, outputs) in enumerate(pairwise(widths), start=1)
-    ]
+    count = len(widths) - 1
     groups = GroupTable(
         [
             *(_group(f"conv{index}", count, index) for index, count in enumerate(units, start=1)),
-            _group(layers[-1].module, 10, len(layers)).frozen("its units are the outputs"),
+            _group(f"conv{count}", 10, count).frozen("its units are the outputs"),
         ]
     )
     goals = (Goal("accuracy", "1", "max", reference=0.0), Goal("macs", "1", "min"))
-    return SearchProblem(CountSpace(groups, criteria), goals, groups, CostTable(layers, groups))
+    return SearchProblem(
+        CountSpace(groups, criteria), goals, groups, CostTable(_rows(widths), groups)
+    )
 
 
 def _group(name: str, units: int, index: int) -> PrunableGroup:
     entries = np.arange(units)[:, None]
-    made = Slice(name, "out", units, entries)
-    return PrunableGroup(name, units, (made, Slice(f"conv{index + 1}", "in", units, entries)))
+    made = Slice(f"{name}.weight", 0, units, entries, "out")
+    read = Slice(f"conv{index + 1}.weight", 1, units, entries, "in")
+    return PrunableGroup(name, units, (made, read))
+
+
+def _rows(widths: Sequence[int]) -> Iterator[CostRow]:
+    """Kernels of 3 x 3 at 64 positions, and biases."""
+    inputs = Extent(widths[0])
+    for index in range(1, len(widths)):
+        outputs = Extent(0, ((1, (f"conv{index}",)),))
+        yield CostRow(f"conv{index}", 9, (outputs, inputs), macs=64, params=1, item_bytes=4)
+        yield CostRow(f"conv{index}", 1, (outputs,), params=1, item_bytes=4)
+        inputs = outputs
 
 
 def measure(problem: SearchProblem, policy: Policy) -> Evaluation:

@@ -29,9 +29,9 @@ class TestRandom(CriterionContract):
 
 def four_channels() -> tuple[PrunableGroup, dict[str, np.ndarray]]:
     entries = np.arange(4).reshape(-1, 1)
-    group = PrunableGroup("conv", 4, (Slice("conv", "out", 4, entries),))
+    group = PrunableGroup("conv", 4, (Slice("conv.weight", 0, 4, entries, "out"),))
     weights = np.array([[3.0, -4.0], [0.0, 1.0], [-2.0, 2.0], [0.0, 0.0]])
-    return group, {"conv": weights.reshape(4, 2, 1, 1)}
+    return group, {"conv.weight": weights.reshape(4, 2, 1, 1)}
 
 
 def test_l1_by_hand() -> None:
@@ -46,9 +46,12 @@ def test_l2_by_hand() -> None:
 
 def test_layers_of_a_coupled_group_vote_equally() -> None:
     entries = np.arange(2).reshape(-1, 1)
-    slices = (Slice("small", "out", 2, entries), Slice("large", "out", 2, entries))
+    slices = tuple(Slice(f"{name}.weight", 0, 2, entries, "out") for name in ("small", "large"))
     group = PrunableGroup("small", 2, slices)
-    weights = {"small": np.array([[1.0], [3.0]]), "large": np.array([[600.0], [200.0]])}
+    weights = {
+        "small.weight": np.array([[1.0], [3.0]]),
+        "large.weight": np.array([[600.0], [200.0]]),
+    }
     np.testing.assert_allclose(L1().score(group, weights), [1.0, 1.0])
 
 
@@ -61,6 +64,6 @@ def test_random_follows_its_seed() -> None:
 
 def test_weights_that_are_not_finite_are_named() -> None:
     group, weights = four_channels()
-    weights["conv"][1] = np.nan
+    weights["conv.weight"][1] = np.nan
     with pytest.raises(ValueError, match="group 'conv' are not finite"):
         L1().score(group, weights)

@@ -18,11 +18,11 @@ from autoprune.evaluation.evaluator import NetworkEvaluator
 from autoprune.evaluation.inference import cast, fold, predict
 from autoprune.evaluation.recovery import finetune, training_steps
 from autoprune.evaluation.repair import recalibrate
-from autoprune.graph.discovery import discover
 from autoprune.job.spec import ModelSpec, RungSpec, SplitSpec
 from autoprune.models.catalog import build_model
 from autoprune.policy import Policy
 from autoprune.preflight import preflight
+from autoprune.tracing.discovery import discover
 from autoprune.validation import validated
 from tests.networks import ALL, Residual, built
 

@@ -18,12 +18,12 @@ from autoprune.errors import AutopruneError, ExportError
 from autoprune.evaluation.weights import save_weights
 from autoprune.exporters.onnx_exporter import Onnx
 from autoprune.exporters.torch_exporter import Torch
-from autoprune.graph.discovery import discover
 from autoprune.job.spec import ModelSpec
 from autoprune.models.catalog import build_model
 from autoprune.policy import Policy
 from autoprune.rebuild import load, shrunk
 from autoprune.testing import ExporterContract
+from autoprune.tracing.discovery import discover
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.errors import ModelError, PolicyError
-from autoprune.graph.discovery import discover
 from autoprune.graph.network import NetworkGraph
-from autoprune.models.cifar_resnet import CifarResNet
 from autoprune.policy import Policy
 from autoprune.surgery.proof import prove
+from autoprune.tracing.discovery import discover
 from tests.networks import Chain, Concat, Depthwise, Residual, built
 
 Sides = dict[tuple[str, str], list[list[int]]]
@@ -23,7 +22,8 @@ Sides = dict[tuple[str, str], list[list[int]]]
 def sides(kind: type[nn.Module], group: str) -> Sides:
     network, example = built(kind)
     found = discover(network, example).groups[group]
-    return {(x.module, x.side): x.entries.tolist() for x in found.slices}
+    kernels = [x for x in found.slices if x.tensor.endswith(".weight")]
+    return {(x.module, x.role): x.entries.tolist() for x in kernels}
 
 
 def column(count: int, offset: int = 0) -> list[list[int]]:
@@ -31,7 +31,7 @@ def column(count: int, offset: int = 0) -> list[list[int]]:
 
 
 def test_a_chain() -> None:
-    expected = {("a", "out"): column(6), ("norm", "out"): column(6), ("b", "in"): column(6)}
+    expected = {("a", "out"): column(6), ("norm", "along"): column(6), ("b", "in"): column(6)}
     assert sides(Chain, "a") == expected
 
 
@@ -54,7 +54,7 @@ def test_a_depthwise_convolution_follows_its_input() -> None:
     expected = {
         ("expand", "out"): column(8),
         ("depth", "out"): column(8),
-        ("norm", "out"): column(8),
+        ("norm", "along"): column(8),
         ("project", "in"): column(8),
     }
     assert sides(Depthwise, "expand") == expected
@@ -68,20 +68,9 @@ def test_concatenation_keeps_offsets() -> None:
 @pytest.mark.parametrize("kind", [Chain, Residual, Depthwise, Concat])
 def test_the_proof_freezes_the_output_and_nothing_else(kind: type[nn.Module]) -> None:
     network, example = built(kind)
-    proven = prove(network, discover(network, example).groups, example)
+    proven = prove(network, discover(network, example).groups, example).groups
     assert [group.name for group in proven if group.is_frozen] == ["out"]
     assert "output" in (proven["out"].reason or "")
-
-
-def test_padded_shortcuts_are_quarantined_and_inner_channels_are_not() -> None:
-    network, example = CifarResNet(20).eval(), torch.randn(2, 3, 32, 32)
-    proven = prove(network, discover(network, example).groups, example)
-    inner = [f"layer{stage}.{block}.conv1" for stage in (1, 2, 3) for block in (0, 1, 2)]
-    assert [group.name for group in proven.prunable] == inner
-    stem = next(group for group in proven if "conv1" in group.layers)
-    assert stem.name == "conv1"
-    assert stem.is_frozen
-    assert all(group.reason for group in proven if group.is_frozen)
 
 
 class GroupedNetwork(nn.Module):
@@ -96,12 +85,12 @@ class GroupedNetwork(nn.Module):
         return self.out(self.single(self.grouped(self.a(x))).mean((2, 3)))
 
 
-def test_what_cannot_be_cut_is_frozen_with_its_reason() -> None:
+def test_a_grouped_convolution_loses_blocks_or_places_within_them() -> None:
     network, example = built(GroupedNetwork)
-    groups = prove(network, discover(network, example).groups, example)
-    assert "grouped convolution" in (groups["a"].reason or "")
+    groups = prove(network, discover(network, example).groups, example).groups
+    units = {group.name: group.units for group in groups.prunable}
+    assert units == {"a:blocks": 2, "a": 4, "grouped": 4}
     assert groups["single"].reason == "it has a single unit"
-    assert not groups.prunable
 
 
 class Softmaxed(nn.Module):
@@ -116,10 +105,10 @@ class Softmaxed(nn.Module):
         return self.out(self.a(x).softmax(dim=1).mean((2, 3)))
 
 
-def test_the_proof_compares_values_not_only_shapes() -> None:
+def test_units_that_a_softmax_weighs_against_each_other_stay() -> None:
     network, example = built(Softmaxed)
-    groups = prove(network, discover(network, example).groups, example)
-    assert "outputs differ" in (groups["a"].reason or "")
+    groups = discover(network, example).groups
+    assert "weighs its units against each other" in (groups["a"].reason or "")
 
 
 class Between(nn.Module):
@@ -136,26 +125,32 @@ class Between(nn.Module):
         return self.out(self.b(self.layer(self.a(x))).mean((2, 3)))
 
 
+ATTENTION = ["layer.attention:heads", "layer.attention:width", "layer.attention:values", "b"]
+
+
+def names(network: nn.Module) -> list[str]:
+    example = torch.randn(2, 3, 4, 4)
+    groups = prove(network, discover(network, example).groups, example).groups
+    return [group.name for group in groups.prunable]
+
+
 @pytest.mark.parametrize(
-    "layer",
+    ("layer", "prunable"),
     [
-        nn.PReLU(8),
-        nn.GroupNorm(2, 8),
-        nn.InstanceNorm2d(8, affine=True),
-        nn.MultiheadAttention(8, 2),
-        nn.GroupNorm(2, 8, affine=False),
-        nn.InstanceNorm2d(8),
+        (nn.PReLU(8), ["a", "b"]),
+        (nn.GroupNorm(2, 8), ["a:blocks", "a", "b"]),
+        (nn.InstanceNorm2d(8, affine=True), ["a", "b"]),
+        (nn.GroupNorm(2, 8, affine=False), ["b"]),
+        (nn.InstanceNorm2d(8), ["a", "b"]),
+        (nn.MultiheadAttention(8, 2), ATTENTION),
     ],
-    ids=lambda layer: type(layer).__name__,
+    ids=lambda value: type(value).__name__,
 )
-def test_layers_that_cannot_be_sliced_freeze_their_group_only(layer: nn.Module) -> None:
+def test_layers_between_two_convolutions(layer: nn.Module, prunable: list[str]) -> None:
     if isinstance(layer, nn.MultiheadAttention):
         layer = _OverPixels(layer)
     network = Between(layer).eval().requires_grad_(False)
-    example = torch.randn(2, 3, 4, 4)
-    groups = prove(network, discover(network, example).groups, example)
-    assert "cannot be sliced" in (groups["a"].reason or "")
-    assert [group.name for group in groups.prunable] == ["b"]
+    assert names(network) == prunable
 
 
 class _OverPixels(nn.Module):
@@ -190,20 +185,21 @@ class Failing(nn.Module):
         return self.a(x)
 
 
-class Untraceable(nn.Module):
+class Deciding(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.a = nn.Conv2d(3, 8, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.from_numpy(self.a(x).detach().numpy()).mean((2, 3))
+        x = self.a(x)
+        return x.mean((2, 3)) if x.mean() > 0 else x.amax((2, 3))
 
 
-def test_models_that_do_not_run_or_trace_are_input_errors() -> None:
-    with pytest.raises(ModelError, match="does not run on an input of shape"):
+def test_models_that_do_not_run_or_read_values_are_input_errors() -> None:
+    with pytest.raises(ModelError, match=r"does not run on an input of shape \(2, 3, 8, 8\)"):
         discover(*built(Failing))
-    with pytest.raises(ModelError, match="cannot be traced"):
-        discover(*built(Untraceable))
+    with pytest.raises(ModelError, match="the forward of Deciding reads them"):
+        discover(*built(Deciding))
 
 
 def test_a_graph_survives_json() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,18 +11,18 @@ from torch import Tensor, nn
 
 from autoprune.criteria.l1 import L1
 from autoprune.errors import PolicyError
-from autoprune.graph.discovery import discover
-from autoprune.graph.group import GroupTable, PrunableGroup, Slice
+from autoprune.graph.group import GroupTable, PrunableGroup
 from autoprune.policy import Policy
 from autoprune.surgery.plan import Plan
 from autoprune.surgery.proof import prove
 from autoprune.surgery.scores import score_groups
+from autoprune.tracing.discovery import discover
 from tests.networks import ALL, Chain, Concat, Depthwise, Residual, built
 
 
 def planned(kind: type[nn.Module]) -> tuple[Plan, nn.Module, Tensor]:
     network, example = built(kind)
-    groups = prove(network, discover(network, example).groups, example)
+    groups = prove(network, discover(network, example).groups, example).groups
     return Plan(network, groups, {"l1": score_groups(network, groups, L1())}), network, example
 
 
@@ -121,12 +123,9 @@ def silenced(plan: Plan, policy: Policy) -> nn.Module:
     for name, kept in plan.kept_units(policy).items():
         removed = np.setdiff1d(np.arange(plan.groups[name].units), kept)
         for each in plan.groups[name].slices:
-            if each.side == "in":
-                module = network.get_submodule(each.module)
-                # A transposed convolution's kernel has its input channels first.
-                dim = 0 if isinstance(module, nn.ConvTranspose2d) else 1
+            if each.role == "in":
                 index = torch.from_numpy(each.entries[removed].reshape(-1))
-                module.get_parameter("weight").data.index_fill_(dim, index, 0.0)
+                network.get_parameter(each.tensor).data.index_fill_(each.dim, index, 0.0)
     return network
 
 
@@ -155,9 +154,9 @@ def test_a_carved_network_is_the_silenced_one_at_the_tables_cost(kind: type[nn.M
     costs = discover(network, example).with_groups(plan.groups).costs
     for policy in (Policy(), *random_policies(plan.groups, 20)):
         carved = plan.carve(policy)
-        torch.testing.assert_close(
-            carved(example), silenced(plan, policy)(example), atol=1e-5, rtol=1e-5
-        )
+        outputs = carved(example)
+        for twin in (silenced(plan, policy), plan.mask(policy)):
+            torch.testing.assert_close(outputs, twin(example), atol=1e-5, rtol=1e-5)
         expected = costs.costs(policy)
         assert counted_macs(carved, example) == expected.macs
         assert sum(x.numel() for x in carved.parameters()) == expected.params
@@ -193,15 +192,19 @@ def test_a_criterion_without_scores_is_refused() -> None:
         plan.carve(Policy.from_keep_ratios({"a": 0.5}, criterion="l2"))
 
 
-def test_a_layer_with_a_computed_weight_stays_whole_and_stops_nothing() -> None:
+def test_a_weight_normed_layer_is_pruned() -> None:
     network = nn.Sequential(
         nn.utils.parametrizations.weight_norm(nn.Linear(6, 5)), nn.Linear(5, 4), nn.Linear(4, 3)
     )
     network.eval().requires_grad_(False)
     example = torch.randn(2, 6)
-    groups = prove(network, discover(network, example).groups, example)
-    assert [group.name for group in groups.prunable] == ["1"]
-    assert set(score_groups(network, groups, L1())) == {"1"}
+    groups = prove(network, discover(network, example).groups, example).groups
+    assert [group.name for group in groups.prunable] == ["0", "1"]
+    assert set(score_groups(network, groups, L1())) == {"0", "1"}
+    carved = Plan(network, groups, {"l1": score_groups(network, groups, L1())}).carve(
+        Policy.from_keep_ratios({"0": 0.6})
+    )
+    assert carved[0].weight.shape == (3, 6)
 
 
 def test_carving_shares_no_memory_with_the_original() -> None:
@@ -213,7 +216,7 @@ def test_carving_shares_no_memory_with_the_original() -> None:
 
 def test_the_highest_scores_stay_and_ties_keep_the_earlier_unit() -> None:
     network, example = built(Chain)
-    groups = prove(network, discover(network, example).groups, example)
+    groups = prove(network, discover(network, example).groups, example).groups
     scores = {group.name: np.zeros(group.units) for group in groups.prunable}
     scores["a"] = np.array([1.0, 5.0, 2.0, 2.0, 0.0, 2.0])
     plan = Plan(network, groups, {"l1": scores})
@@ -233,6 +236,7 @@ def test_mode_layout_dtype_and_gradients_survive() -> None:
     for parameter in network.parameters():
         if parameter.dim() == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    plan = Plan(network, plan.groups, {"l1": score_groups(network, plan.groups, L1())})
     carved = plan.carve(Policy.from_keep_ratios({"stem": 0.5, "one": 0.6}))
     weight = carved.get_submodule("one").get_parameter("weight")
     assert weight.shape == (3, 4, 3, 3)
@@ -257,9 +261,9 @@ def test_the_proof_quarantines_a_wrong_index_map() -> None:
     wrong = []
     for group in groups:
         slices = tuple(
-            Slice(x.module, x.side, x.size, x.entries[::-1].copy()) if x.side == "in" else x
+            replace(x, entries=x.entries[::-1].copy()) if x.role == "in" else x
             for x in group.slices
         )
         wrong.append(PrunableGroup(group.name, group.units, slices, group.reason))
-    proven = prove(network, GroupTable(wrong), example)
+    proven = prove(network, GroupTable(wrong), example).groups
     assert all("outputs differ" in (proven[name].reason or "") for name in ("a", "b", "hidden"))

@@ -1,0 +1,1 @@
+"""Finding what can leave a network together: one traced run, then plain data."""

@@ -1,0 +1,62 @@
+"""Operations that act on each entry alone, with broadcasting, and new tensors."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from autoprune.tracing.rules.registry import rule
+from autoprune.tracing.shapes import Labels
+from autoprune.tracing.ties import Ids
+from autoprune.tracing.trace import Call, Trace
+
+_FRESH_LIMIT = 4096
+
+
+@rule("copy_", "masked_fill", "native_dropout", "fill", "bernoulli", "where", "lerp", "threshold")
+def pointwise(trace: Trace, call: Call) -> None:
+    """Tie the operands entry by entry, dimensions aligned at the last one."""
+    for out in call.outputs:
+        labels: Labels = []
+        for axis, size in enumerate(out.shape):
+            labels.append(_joined(trace, call.inputs, axis - out.dim(), size) if size > 1 else None)
+        trace.put(out, labels)
+
+
+def _joined(trace: Trace, operands: list[Tensor], axis: int, size: int) -> Ids | None:
+    """Tie one dimension over all operands that have it in full."""
+    sides = [
+        trace.get(each)[axis]
+        for each in operands
+        if each.dim() >= -axis and each.shape[axis] == size
+    ]
+    first, *others = sides
+    for each in others:
+        first = trace.unify(first, each)
+    return first
+
+
+@rule(
+    "clone", "_to_copy", "to", "detach", "alias", "lift_fresh", "lift_fresh_copy", "contiguous",
+    "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "_conj",
+    "dropout", "view_as_real", "positive", "to_dense",
+)  # fmt: skip
+def carried(trace: Trace, call: Call) -> None:
+    """Same shape, same labels."""
+    source = call.inputs[0]
+    for out in call.outputs:
+        trace.alias(out, source)
+        trace.put(out, trace.get(source))
+
+
+@rule(
+    "zeros", "ones", "empty", "full", "rand", "randn", "new_zeros", "new_ones", "new_empty",
+    "new_full",
+)  # fmt: skip
+def created(trace: Trace, call: Call) -> None:
+    """A tensor made of constants may shrink with what it meets, if its size can follow."""
+    labels: Labels = [
+        trace.ties.fresh(size) if 1 < size <= _FRESH_LIMIT else None for size in call.result.shape
+    ]
+    for axis, ids in enumerate(labels):
+        trace.use(call, call.result, axis, ids)
+    trace.put(call.result, labels)
