@@ -16,8 +16,14 @@ import numpy as np
 from autoprune.errors import PolicyError, suggestion
 from autoprune.policy import Decision, Policy
 
-Role = Literal["out", "in", "along", "size"]
-"""What a dimension does: it makes its units, reads them, goes with them, or counts them."""
+Role = Literal["out", "in", "along", "size", "enter", "leave"]
+"""What a dimension does: it makes its units, reads them or goes with them.
+
+Three roles are no dimensions of stored tensors: `size` is a number that counts units,
+`enter` and `leave` are the input and the output of a module without parameters that must
+run at its full width.
+"""
+STORED: frozenset[Role] = frozenset({"out", "in", "along"})
 
 
 @dataclass(frozen=True)
@@ -25,9 +31,12 @@ class Slice:
     """One dimension of one tensor that loses entries when units leave.
 
     `tensor` is the name of a parameter or buffer and `dim` one of its dimensions, of `size`
-    entries; in the role `size` it is a number that a module remembers, and `dim` its place
-    in a tuple, or -1. `entries` has shape (units, width): row u lists the positions that
-    belong to unit u. A position that several groups list is kept when all of them keep it.
+    entries. In the role `size` it names a number that a module remembers, and `dim` is its
+    place in a tuple, or -1; where a number can be read in several ways, all but the first
+    end in `#` and their rank. In `enter` and `leave` it is a module's name and the role,
+    joined by a colon. `entries` has shape
+    (units, width): row u lists the positions that belong to unit u, filled up with -1. A
+    position that several groups list is kept when all of them keep it.
     """
 
     tensor: str
@@ -40,6 +49,11 @@ class Slice:
     def module(self) -> str:
         """Name of the module that owns the tensor."""
         return self.tensor.rpartition(".")[0]
+
+    def lost(self, removed: np.ndarray) -> np.ndarray:
+        """Return the positions that leave with some units, shape (n,)."""
+        positions: np.ndarray = self.entries[removed].reshape(-1)
+        return positions[positions >= 0]
 
     def of_units(self, values: np.ndarray) -> np.ndarray:
         """Return the part of every unit in the tensor's values, shape (units, n)."""
@@ -67,13 +81,17 @@ class Slice:
 class PrunableGroup:
     """Units that must be removed together, named after the first layer that makes them.
 
-    A frozen group stays whole; `reason` says why in words.
+    A frozen group stays whole; `reason` says why in words. The units of a `tempered` group
+    are places within attention heads whose scores are divided by √(kept units): kernels
+    that make them are multiplied by (kept / units)^¼ and those that read them divided by
+    it, so that the scores stay what they were.
     """
 
     name: str
     units: int
     slices: tuple[Slice, ...]
     reason: str | None = None
+    tempered: bool = False
 
     @property
     def is_frozen(self) -> bool:
@@ -83,12 +101,19 @@ class PrunableGroup:
     @property
     def layers(self) -> tuple[str, ...]:
         """Names of the modules whose tensors the group touches, each once, in order."""
-        return tuple(dict.fromkeys(each.module for each in self.slices if each.role != "size"))
+        return tuple(dict.fromkeys(each.module for each in self.slices if each.role in STORED))
 
-    def without(self, slices: Iterable[Slice]) -> PrunableGroup:
-        """Return the same group without some of its slices."""
-        left = {id(each) for each in slices}
-        return replace(self, slices=tuple(each for each in self.slices if id(each) not in left))
+    def with_slices(self, slices: Iterable[Slice]) -> PrunableGroup:
+        """Return the same group with other slices."""
+        return replace(self, slices=tuple(slices))
+
+    def factors(self, kept: int) -> dict[str, float]:
+        """Return by what the tensors of a tempered group are multiplied."""
+        scale = (kept / self.units) ** 0.25 if self.tempered else 1.0
+        powers = {"out": 1, "in": -1}
+        return {
+            each.tensor: scale ** powers[each.role] for each in self.slices if each.role in powers
+        }
 
     def frozen(self, reason: str) -> PrunableGroup:
         """Return the same group, frozen for `reason`."""
@@ -151,6 +176,7 @@ class GroupTable:
                 "name": group.name,
                 "units": group.units,
                 "reason": group.reason,
+                "tempered": group.tempered,
                 "slices": [each.to_json() for each in group.slices],
             }
             for group in self.groups
@@ -165,6 +191,7 @@ class GroupTable:
                 each["units"],
                 tuple(Slice.from_json(part) for part in each["slices"]),
                 each["reason"],
+                each["tempered"],
             )
             for each in body
         )

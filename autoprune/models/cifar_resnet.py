@@ -17,19 +17,17 @@ class PaddedShortcut(nn.Module):
     """The option-A shortcut: every second pixel, zero channels added on both sides.
 
     It maps (n, in_channels, h, w) to (n, out_channels, h / 2, w / 2) rounded up, and has
-    no parameters.
+    no parameters. How many channels are added `before` and `after` follows pruning.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.in_channels = in_channels
-        self.out_channels = out_channels
+        self.before = (out_channels - in_channels) // 2
+        self.after = out_channels - in_channels - self.before
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the subsampled and padded inputs."""
-        before = (self.out_channels - self.in_channels) // 2
-        after = self.out_channels - self.in_channels - before
-        return F.pad(inputs[:, :, ::2, ::2], (0, 0, 0, 0, before, after))
+        return F.pad(inputs[:, :, ::2, ::2], (0, 0, 0, 0, self.before, self.after))
 
 
 class BasicBlock(nn.Module):

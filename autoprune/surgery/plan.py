@@ -20,13 +20,14 @@ from torch import Tensor, nn
 from autoprune.errors import PolicyError, suggestion
 from autoprune.graph.group import GroupTable
 from autoprune.policy import Policy
+from autoprune.surgery.bridge import bridged
 from autoprune.surgery.clone import cloned
 from autoprune.surgery.masking import masked
 from autoprune.surgery.sizes import refresh, set_size
 
 Scores = Mapping[str, np.ndarray]
 Place = tuple[str, int]
-"""A dimension of a tensor, or a number in the role `size` and its place in a tuple."""
+"""Name and dimension of a slice: of a tensor, of a number, of a module's side."""
 
 
 class Plan:
@@ -64,7 +65,8 @@ class Plan:
         Raises `PolicyError` when the policy names groups that are unknown or frozen, or a
         criterion without scores.
         """
-        return carved(self.model, self._tensors, self.kept_entries(policy))
+        kept = self.kept_entries(policy)
+        return carved(self.model, self._tensors, kept, self._factors(policy))
 
     def mask(self, policy: Policy) -> nn.Module:
         """Return the network of `carve` in the original's shapes: what leaves is zero.
@@ -73,6 +75,16 @@ class Plan:
         fixed shapes help, and for the proof; raises what `carve` raises.
         """
         return masked(self.model, self._tensors, self.kept_entries(policy))
+
+    def _factors(self, policy: Policy) -> dict[str, float]:
+        """Return by what tensors are multiplied after units of tempered groups left."""
+        factors: dict[str, float] = {}
+        for group in self.groups.prunable:
+            if group.tempered:
+                kept = self.groups.kept_units(policy)[group.name]
+                for tensor, factor in group.factors(kept).items():
+                    factors[tensor] = factors.get(tensor, 1.0) * factor
+        return factors
 
     def kept_entries(self, policy: Policy) -> dict[Place, np.ndarray]:
         """Return which positions stay, a boolean array (size,), wherever any leaves."""
@@ -83,7 +95,7 @@ class Plan:
             removed[units] = False
             for each in group.slices:
                 mask = masks.setdefault((each.tensor, each.dim), np.ones(each.size, dtype=bool))
-                mask[each.entries[removed]] = False
+                mask[each.lost(removed)] = False
         return masks
 
 
@@ -97,29 +109,37 @@ def carved(
     model: nn.Module,
     tensors: Mapping[str, Tensor],
     kept: Mapping[Place, np.ndarray],
+    factors: Mapping[str, float],
     *,
     share: bool = False,
 ) -> nn.Module:
     """Return a copy of `model` that keeps only these entries of its tensors.
 
+    Tensors in `factors` are multiplied by a number.
     With `share`, tensors that lose nothing are those of `model` itself.
     """
     indices: dict[str, dict[int, Tensor]] = {}
     counts: dict[Place, int] = {}
+    passages: dict[str, dict[int, np.ndarray]] = {}
     for (name, dim), mask in kept.items():
         if name in tensors:
             indices.setdefault(name, {})[dim] = torch.from_numpy(np.flatnonzero(mask))
+        elif ":" in name:
+            passages.setdefault(name, {})[dim] = mask
         else:
-            counts[name, dim] = int(mask.sum())
+            counts[name.partition("#")[0], dim] = int(mask.sum())
     memo: dict[int, object] = {id(each): each for each in tensors.values()} if share else {}
     for name, by_dim in indices.items():
-        memo[id(tensors[name])] = _sliced(tensors[name], by_dim)
+        new = _sliced(tensors[name], by_dim)
+        if factors.get(name, 1.0) != 1.0:
+            new.data.mul_(factors[name])
+        memo[id(tensors[name])] = new
     network = cloned(model, memo)
     for module in dict.fromkeys(name.rpartition(".")[0] for name in indices):
         refresh(network.get_submodule(module))
     for (name, place), count in counts.items():
         set_size(network, name, place, count)
-    return network
+    return bridged(network, passages)
 
 
 def _sliced(old: Tensor, indices: Mapping[int, Tensor]) -> Tensor:

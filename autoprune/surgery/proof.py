@@ -8,18 +8,19 @@ go on. In the end half of every group is cut at once.
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autoprune.graph.group import GroupTable, PrunableGroup, Slice
+from autoprune.graph.group import GroupTable, PrunableGroup
 from autoprune.surgery.masking import masked
 from autoprune.surgery.plan import Place, carved, tensors_of
+from autoprune.surgery.variants import PASSING, number_of, passed_module, variants
 from autoprune.tracing.example import Example, call
 from autoprune.tracing.example import tensors_of as outputs_of
 from autoprune.tracing.recorder import evaluation_mode
@@ -45,7 +46,13 @@ def prove(model: nn.Module, groups: GroupTable, example: Example) -> Proof:
     """
     with evaluation_mode(model), torch.inference_mode():
         prover = _Prover(model, example)
-        alone = [group if group.is_frozen else prover.judged(group) for group in groups]
+        alone = [prover.judged(group) for group in groups]
+        # A module at full width is so for every group that passes through it.
+        bridged = {module for group in alone for module in _passed(group)}
+        alone = [
+            one if bridged.isdisjoint(_passed(group)) else prover.judged(group, bridged)
+            for group, one in zip(groups, alone, strict=True)
+        ]
         return Proof(GroupTable(prover.together(alone)), prover.error)
 
 
@@ -56,20 +63,39 @@ class _Prover:
         self.error = 0.0
         self._tensors = tensors_of(model)
         self._expected = self._outputs(model)
+        self._readings: dict[str, str] = {}
         self._deadline = time.monotonic() + ALONE_S
 
-    def judged(self, group: PrunableGroup) -> PrunableGroup:
+    def judged(self, group: PrunableGroup, bridged: Collection[str] = frozenset()) -> PrunableGroup:
         """Return the group with the sizes that make it right, or frozen."""
-        if time.monotonic() > self._deadline:
+        if group.is_frozen:
             return group
+        if time.monotonic() > self._deadline:
+            return self._chosen(next(variants(group, bridged, self._readings)))
         first: str | None = None
-        for candidate in _variants(group):
+        for candidate in variants(group, bridged, self._readings):
             objection = self._objection_to_one(candidate)
             if objection is None:
-                return candidate
+                return self._chosen(self._needed(group, candidate))
             first = first or objection
         assert first is not None
         return group.frozen(first)
+
+    def _needed(self, group: PrunableGroup, chosen: PrunableGroup) -> PrunableGroup:
+        """Leave out numbers with several readings if the network works without them."""
+        read = Counter(number_of(each) for each in group.slices if each.role == "size")
+        for number in [each for each, count in read.items() if count > 1]:
+            rest = [x for x in chosen.slices if x.role != "size" or number_of(x) != number]
+            fewer = chosen.with_slices(rest)
+            if len(rest) < len(chosen.slices) and self._objection_to_one(fewer) is None:
+                chosen = fewer
+        return chosen
+
+    def _chosen(self, group: PrunableGroup) -> PrunableGroup:
+        """Note how a group reads the numbers that follow it, for the groups to come."""
+        sizes = (each for each in group.slices if each.role == "size")
+        self._readings |= {number_of(each): each.tensor for each in sizes}
+        return group
 
     def together(self, groups: Sequence[PrunableGroup]) -> list[PrunableGroup]:
         """Freeze groups that can be cut alone but not together with the others."""
@@ -99,11 +125,11 @@ class _Prover:
                 return f"without {removed} of its units {objection}"
         return None
 
-    def _objection(self, groups: Iterable[PrunableGroup], removed: dict[str, int]) -> str | None:
-        """Say why the network breaks when the last units of `groups` leave, or None."""
-        kept = _kept(groups, removed)
+    def _objection(self, groups: Sequence[PrunableGroup], removed: dict[str, int]) -> str | None:
+        """Say why the network breaks when some units of `groups` leave, or None."""
+        kept, factors = _kept(groups, removed), _factors(groups, removed)
         try:
-            outputs = self._outputs(carved(self.model, self._tensors, kept, share=True))
+            outputs = self._outputs(carved(self.model, self._tensors, kept, factors, share=True))
         except Exception as error:  # whatever a broken network raises, it is broken
             return f"the network fails: {_first_line(error)}"
         shapes = [tuple(each.shape) for each in outputs]
@@ -131,32 +157,29 @@ class _Prover:
 
 
 def _kept(groups: Iterable[PrunableGroup], removed: dict[str, int]) -> dict[Place, np.ndarray]:
-    """Return which entries stay when the last units of every group leave."""
+    """Return which entries stay when some units of every group leave, in no regular order."""
     masks: dict[Place, np.ndarray] = {}
     for group in groups:
+        gone = np.random.default_rng(0).permutation(group.units) < removed[group.name]
         for each in group.slices:
             mask = masks.setdefault((each.tensor, each.dim), np.ones(each.size, dtype=bool))
-            mask[each.entries[group.units - removed[group.name] :]] = False
+            mask[each.lost(gone)] = False
     return masks
 
 
-def _variants(group: PrunableGroup) -> Iterator[PrunableGroup]:
-    """Yield the group with all remembered sizes, with none, with one, and without one."""
-    kinds: dict[str, list[Slice]] = {}
-    for each in group.slices:
-        if each.role == "size":
-            # Repeated blocks are of one kind: they stand or fall together.
-            kinds.setdefault(re.sub(r"\d+", "#", each.tensor) + f"[{each.dim}]", []).append(each)
-    yield group
-    if kinds:
-        yield group.without(each for several in kinds.values() for each in several)
-    if len(kinds) > 2:
-        for several in kinds.values():
-            yield group.without(several)
-    if len(kinds) > 1:
-        for chosen in kinds:
-            others = (several for kind, several in kinds.items() if kind != chosen)
-            yield group.without(each for several in others for each in several)
+def _factors(groups: Iterable[PrunableGroup], removed: dict[str, int]) -> dict[str, float]:
+    """Return by what tensors are multiplied when some units of every group leave."""
+    factors: dict[str, float] = {}
+    for group in groups:
+        for tensor, factor in group.factors(group.units - removed[group.name]).items():
+            factors[tensor] = factors.get(tensor, 1.0) * factor
+    return factors
+
+
+def _passed(group: PrunableGroup) -> set[str]:
+    """Return the modules that may run, or do run, at their full width for a group."""
+    slices = () if group.is_frozen else group.slices
+    return {passed_module(each) for each in slices if each.role in PASSING}
 
 
 def _first_line(error: Exception) -> str:

@@ -7,18 +7,20 @@ dimensions that it joins (`autoprune.tracing.rules`); what is left free becomes 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from torch import nn
 
 from autoprune.errors import ModelError
 from autoprune.graph.cost import CostRow, CostTable, Extent
-from autoprune.graph.group import GroupTable, PrunableGroup
+from autoprune.graph.group import GroupTable, PrunableGroup, Role
 from autoprune.graph.network import NetworkGraph
 from autoprune.tracing.example import Example, described
 from autoprune.tracing.families import Families, Slot
 from autoprune.tracing.recorder import record
 from autoprune.tracing.rules.unknown import PASSES_THROUGH
+from autoprune.tracing.shapes import Labels
 from autoprune.tracing.sizes import attributes
 from autoprune.tracing.ties import Ids
 from autoprune.tracing.trace import Trace
@@ -59,10 +61,22 @@ def _slots(trace: Trace) -> Iterator[Slot]:
         for dim, ids in enumerate(trace.labelled(name)):
             if ids is not None and not trace.ties.is_fixed(ids):
                 yield Slot(name, dim, trace.role(ids), ids)
+    ranks: Counter[tuple[str, int]] = Counter()
     for each in sizes:
         if not trace.ties.is_fixed(each.ids):
-            name = f"{each.module}.{each.name}".lstrip(".")
-            yield Slot(name, -1 if each.index is None else each.index, "size", each.ids)
+            name, place = f"{each.module}.{each.name}".lstrip("."), each.index
+            dim = -1 if place is None else place
+            rank = ranks[name, dim]
+            ranks[name, dim] += 1
+            yield Slot(f"{name}#{rank}" if rank else name, dim, "size", each.ids)
+    for passage in trace.passages.values():
+        if passage is not None:
+            sides: tuple[tuple[Role, Labels], ...]
+            sides = (("enter", passage.enter), ("leave", passage.leave))
+            for role, labels in sides:
+                for axis, ids in enumerate(labels):
+                    if ids is not None and not trace.ties.is_fixed(ids):
+                        yield Slot(f"{passage.module}:{role}", axis, role, ids)
 
 
 def _whole(trace: Trace, taken: set[str]) -> Iterator[PrunableGroup]:

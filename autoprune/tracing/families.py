@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from autoprune.graph.cost import Extent
-from autoprune.graph.group import PrunableGroup, Role, Slice
+from autoprune.graph.group import STORED, PrunableGroup, Role, Slice
 from autoprune.tracing.ties import Ids, Ties
 
 
@@ -24,7 +24,7 @@ class Slot:
 
 
 class Families:
-    """Free variables with equal parts in every slot, each family one prunable group.
+    """Free variables with equal parts in every stored tensor, each family one prunable group.
 
     `kinds` names families: variables seen as heads or as blocks of channels.
     """
@@ -58,6 +58,8 @@ class Families:
         """Gather variables by how often each occurs in every slot."""
         counts: dict[int, dict[int, int]] = defaultdict(dict)
         for number, slot in enumerate(self.slots):
+            if slot.role not in STORED:
+                continue
             roots, times = np.unique(self._ties.roots(slot.ids), return_counts=True)
             for root, count in zip(roots.tolist(), times.tolist(), strict=True):
                 for factor in self._factors[root]:
@@ -67,11 +69,7 @@ class Families:
         for variable in self._in_order(counts):
             parts = tuple(sorted(counts[variable].items()))
             families[self._kinds.get(variable), parts].append(variable)
-        return [
-            members
-            for (_, parts), members in families.items()
-            if any(self.slots[place].role != "size" for place, _ in parts)
-        ]
+        return list(families.values())
 
     def _in_order(self, counts: Iterable[int]) -> Iterator[int]:
         """Yield variables in the order of their first entry."""
@@ -105,7 +103,7 @@ class Families:
     def _first_layer(self, number: int) -> str:
         slots = self._touched(number)
         makers = [slot for slot in slots if slot.role == "out"]
-        tensor = (makers or [slot for slot in slots if slot.role != "size"])[0].tensor
+        tensor = (makers or slots)[0].tensor
         return tensor.rpartition(".")[0] or tensor
 
     def _touched(self, number: int) -> list[Slot]:
@@ -129,14 +127,9 @@ class Families:
         result = []
         for number, members in enumerate(self._members):
             slices = []
-            seen: set[tuple[str, int]] = set()
             for slot, found in zip(self.slots, self._occurrences, strict=True):
-                # A number may be met in several forms; the first one counts.
-                if number in found and (slot.tensor, slot.dim) not in seen:
-                    seen.add((slot.tensor, slot.dim))
-                    pairs = np.array(found[number])
-                    order = np.argsort(pairs[:, 0], kind="stable")
-                    entries = pairs[order, 1].reshape(len(members), -1)
+                if number in found:
+                    entries = _table(found[number], len(members))
                     slices.append(Slice(slot.tensor, slot.dim, len(slot.ids), entries, slot.role))
             reason = "it has a single unit" if len(members) == 1 else self._uneven(number)
             result.append(PrunableGroup(self.names[number], len(members), tuple(slices), reason))
@@ -145,6 +138,8 @@ class Families:
     def _uneven(self, number: int) -> str | None:
         """Say why the kept entries would not be a product of kept units, or None."""
         for slot, combinations in zip(self.slots, self._grids, strict=True):
+            if slot.role not in STORED:
+                continue
             for families, counts in combinations.items():
                 if number not in families:
                     continue
@@ -182,3 +177,12 @@ class Families:
                 names = tuple(self.names[each] for each in families)
                 parts.append((entries // units, names))
         return Extent(fixed, tuple(parts))
+
+
+def _table(pairs: list[tuple[int, int]], units: int) -> np.ndarray:
+    """Turn pairs of unit and position into shape (units, width), filled up with -1."""
+    rows: list[list[int]] = [[] for _ in range(units)]
+    for unit, position in pairs:
+        rows[unit].append(position)
+    width = max(len(row) for row in rows)
+    return np.array([row + [-1] * (width - len(row)) for row in rows])

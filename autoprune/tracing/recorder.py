@@ -17,7 +17,7 @@ from autoprune.errors import ModelError
 from autoprune.tracing.example import Example, call, tensors_of
 from autoprune.tracing.modules import MODULE_RULES
 from autoprune.tracing.rules import find_rule, unknown
-from autoprune.tracing.trace import Call, Trace
+from autoprune.tracing.trace import Call, Passage, Trace
 
 COARSE_S = 20.0
 """Seconds after which nothing more is labelled: what follows stays whole."""
@@ -160,6 +160,8 @@ def _hooks(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
             recorder.opaque -= 1
             if not recorder.opaque:
                 MODULE_RULES[type(module)](trace, module, args, kwargs, output)
+        elif not recorder.opaque:
+            _note_passage(trace, module, args, output)
         trace.path.pop()
 
     handles = []
@@ -171,3 +173,23 @@ def _hooks(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _note_passage(trace: Trace, module: nn.Module, args: Sequence[Any], output: Any) -> None:
+    """Note what goes through a user's module that writes out sizes but holds no tensors."""
+    path = trace.path[-1]
+    is_plain = not any(True for _ in module.state_dict()) and not any(
+        True for _ in module.children()
+    )
+    if (
+        is_plain
+        and not type(module).__module__.startswith("torch.nn.")
+        and any(use.module == path for use in trace.sizes)
+        and len(args) == 1
+        and isinstance(args[0], Tensor)
+        and isinstance(output, Tensor)
+    ):
+        # A module that runs twice has no single width to go back to.
+        twice = path in trace.passages
+        passage = Passage(path, trace.get(args[0]), trace.get(output))
+        trace.passages[path] = None if twice else passage

@@ -83,6 +83,15 @@ class Product:
     labels: tuple[Ids | None, ...]
 
 
+@dataclass(frozen=True)
+class Passage:
+    """A module without parameters: the labels of what it takes and of what it returns."""
+
+    module: str
+    enter: Labels
+    leave: Labels
+
+
 @dataclass
 class Trace:
     """Labels of every tensor of the run, and what else the groups are made of."""
@@ -93,11 +102,11 @@ class Trace:
     sizes: list[SizeUse] = field(default_factory=list)
     attributes: list[Attribute] = field(default_factory=list)
     products: list[Product] = field(default_factory=list)
+    passages: dict[str, Passage | None] = field(default_factory=dict)
     kinds: list[tuple[Ids, str]] = field(default_factory=list)
     rows: dict[str, int] = field(default_factory=dict)
     order: dict[str, int] = field(default_factory=dict)
     path: list[str] = field(default_factory=lambda: [""])
-    masked_norms: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         """Give every parameter and buffer its name; of a shared one the first name counts."""
@@ -223,13 +232,22 @@ class Trace:
         if name is not None:
             self.rows[name] = self.rows.get(name, 0) + rows
 
-    def use(self, call: Call, tensor: Tensor, axis: int, ids: Ids | None, size: int = 0) -> None:
+    def use(
+        self,
+        call: Call,
+        tensor: Tensor,
+        axis: int,
+        ids: Ids | None,
+        size: int = 0,
+        part: str = "",
+    ) -> None:
         """Note that the running code gave the size of a dimension in numbers.
 
-        The size is that of `tensor` along `axis` unless another is given.
+        The size is that of `tensor` along `axis` unless another is given. `part` tells
+        apart several sizes that one operation takes.
         """
         if ids is not None:
-            form = f"{call.name}/{tensor.dim()}/{axis}"
+            form = f"{call.name}/{tensor.dim()}/{axis}/{part}"
             self.sizes.append(SizeUse(self.path[-1], size or tensor.shape[axis], ids, form))
 
     def labelled(self, name: str) -> Labels:

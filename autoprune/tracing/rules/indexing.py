@@ -30,19 +30,18 @@ def cut(trace: Trace, call: Call) -> None:
     axis, size = (call.get("dim") or 0) % source.dim(), source.shape[(call.get("dim") or 0)]
     labels = trace.get(source)
     ids = labels[axis]
-    if ids is not None and out.shape[axis] != size:
+    if ids is not None and (call.get("step") or 1) != 1:
+        trace.freeze(ids, "every other entry is taken")
+        labels[axis] = None
+    elif ids is not None and out.shape[axis] != size:
         start = _bound(call.get("start"), 0, size)
-        if (call.get("step") or 1) != 1:
-            trace.freeze(ids, "every other entry is taken")
+        end = start + out.shape[axis]
+        labels[axis] = ids[start:end]
+        trace.use(call, out, axis, labels[axis])
         if start:
-            trace.use(call, out, axis, ids[:start], start)
-            labels[axis] = None
-        else:
-            end = start + out.shape[axis]
-            labels[axis] = ids[start:end]
-            trace.use(call, out, axis, labels[axis])
-            if start and end < size:
-                trace.use(call, out, axis, ids[:end], end)
+            trace.use(call, out, axis, ids[:start], start, "start")
+        if start and end < size:
+            trace.use(call, out, axis, ids[:end], end, "end")
     trace.put(out, labels)
 
 

@@ -123,9 +123,9 @@ def pad(trace: Trace, call: Call) -> None:
             labels[axis] = None
             continue
         ends = trace.ties.fresh(before), trace.ties.fresh(after)
-        for end in ends:
+        for end, part in zip(ends, ("before", "after"), strict=True):
             if len(end):
-                trace.use(call, call.result, axis, end, len(end))
+                trace.use(call, call.result, axis, end, len(end), part)
         labels[axis] = np.concatenate([ends[0], ids, ends[1]])
     trace.put(call.result, labels)
 

@@ -143,7 +143,6 @@ def _mask(trace: Trace, kind: type[nn.Module], labels: Labels, weight: Tensor) -
     """Units may leave statistics only where the masked form can leave them out as well."""
     name = trace.parameter(weight)
     if isinstance(trace.module, kind) and name is not None:
-        trace.masked_norms.add(name)
         return
     for ids in labels:
         trace.freeze(ids, f"it is normalised outside a {kind.__name__}")
