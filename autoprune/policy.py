@@ -38,10 +38,14 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Policy:
-    """Decisions per prunable group, plus the recipe. Groups not named stay whole."""
+    """Decisions per prunable group, blocks that are left out, and the recipe.
+
+    Groups not named stay whole, blocks not named stay.
+    """
 
     decisions: Mapping[str, Decision] = field(default_factory=dict)
     recipe: Recipe = field(default_factory=Recipe)
+    dropped: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         ordered = {name: self.decisions[name] for name in sorted(self.decisions)}
@@ -58,14 +62,24 @@ class Policy:
         """Rebuild a policy from `to_json`; raises `PolicyError` on anything else."""
         try:
             decisions = {name: Decision(**entry) for name, entry in body["groups"].items()}
-            return cls(decisions, Recipe(**body["recipe"]))
+            dropped = frozenset(body.get("dropped", ()))
+            return cls(decisions, Recipe(**body["recipe"]), dropped)
         except (KeyError, TypeError, AttributeError) as error:
             raise PolicyError(f"not a policy: {error}") from error
 
     def to_json(self) -> dict[str, Any]:
-        """Return a JSON object: `{"groups": {name: {"keep_ratio"}}, "recipe": {"criterion"}}`."""
+        """Return a JSON object: `{"groups": {name: {"keep_ratio"}}, "recipe": {"criterion"}}`.
+
+        A list `dropped` comes in where blocks are left out.
+        """
         groups = {name: asdict(decision) for name, decision in self.decisions.items()}
-        return {"groups": groups, "recipe": asdict(self.recipe)}
+        dropped = {"dropped": sorted(self.dropped)} if self.dropped else {}
+        return {"groups": groups, "recipe": asdict(self.recipe), **dropped}
+
+    @property
+    def is_dense(self) -> bool:
+        """Say whether the policy leaves the network as it is."""
+        return not self.decisions and not self.dropped
 
     def keep_ratio(self, group: str) -> float:
         """Return the kept share of `group`; 1.0 where the policy does not name it."""

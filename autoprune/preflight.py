@@ -123,6 +123,10 @@ def inspection(found: Preflight, seconds: float) -> dict[str, Any]:
         "dense": {"macs": found.dense.macs, "params": found.dense.params},
         "lowest": {"macs": found.lowest.macs, "params": found.lowest.params},
         "groups": groups,
+        "blocks": [
+            {"name": each.name, "modules": list(each.modules), "reason": each.reason}
+            for each in found.preparation.graph.groups.blocks
+        ],
         "constraints": [
             {"text": each.text, "reachable": is_reachable} for each, is_reachable in found.reachable
         ],

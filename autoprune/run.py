@@ -168,6 +168,7 @@ class Run:
             "units": {
                 group.name: [kept[group.name], group.units] for group in self.graph.groups.prunable
             },
+            "dropped": sorted(trial.policy.dropped),
             "evaluations": [
                 {"trial": x.number, "rung": x.rung, "split": split, **each.to_json()}
                 for x in same

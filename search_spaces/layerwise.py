@@ -1,9 +1,10 @@
-"""One whole number per prunable group: how many of its units are kept."""
+"""One whole number per prunable group, how many of its units are kept, and one per block."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from autoprune.errors import InputError, PolicyError, suggestion
@@ -20,7 +21,9 @@ class Layerwise(SearchSpace):
 
     A group's parameter is the index into its ascending list of allowed counts: the
     multiples of `round_to` within the `keep_ratio` range, and the whole group where the
-    range ends at 1. Policies are canonical; groups left out of the space stay whole.
+    range ends at 1. Groups left out of the space stay whole. With `depth`, every block that
+    can be left out has a parameter `NAME:block`, 1 where it stays and 0 where it does not.
+    Policies are canonical where no block is left out.
 
     Args:
         keep_ratio: Lowest and highest share of a group's units that may be kept.
@@ -28,6 +31,7 @@ class Layerwise(SearchSpace):
         criterion: Name of the criterion that ranks the units of a group.
         include: Patterns of group names, as in `layer*.conv1`; none means all groups.
         exclude: Patterns of group names that stay whole; stronger than `include`.
+        depth: Whether whole blocks may be left out.
 
     Raises:
         InputError: A range or `round_to` out of bounds, a pattern that matches nothing, a
@@ -43,6 +47,7 @@ class Layerwise(SearchSpace):
         criterion: str = "l1",
         include: tuple[str, ...] = (),
         exclude: tuple[str, ...] = (),
+        depth: bool = False,
     ) -> None:
         low, high = keep_ratio
         if not 0.0 < low <= high <= 1.0:
@@ -59,29 +64,38 @@ class Layerwise(SearchSpace):
             name: {kept: index for index, kept in enumerate(levels)}
             for name, levels in self._levels.items()
         }
-        self.parameters = tuple(
-            Integer(name, 0, len(levels) - 1) for name, levels in self._levels.items()
+        # Names of blocks may be those of groups.
+        self._blocks = {f"{x.name}:block": x.name for x in groups.droppable} if depth else {}
+        self.parameters = (
+            *(Integer(name, 0, len(levels) - 1) for name, levels in self._levels.items()),
+            *(Integer(name, 0, 1) for name in self._blocks),
         )
 
     def decode(self, values: Values) -> Policy:
-        """Return the canonical policy that keeps the indexed count of every group."""
+        """Return the policy that keeps the indexed count of every group."""
         keep_ratios = {
             name: levels[int(values[name])] / self._groups[name].units
             for name, levels in self._levels.items()
         }
-        return self._groups.canonical(Policy.from_keep_ratios(keep_ratios, self._criterion))
+        policy = self._groups.canonical(Policy.from_keep_ratios(keep_ratios, self._criterion))
+        dropped = (block for name, block in self._blocks.items() if not values[name])
+        return replace(policy, dropped=frozenset(dropped))
 
     def encode(self, policy: Policy) -> Values:
         """Return the index of every group's kept count.
 
         Raises `PolicyError` for another criterion, a group that is unknown, frozen or
-        outside this space and yet reduced, and a count that is not one of the levels.
+        outside this space and yet reduced, a block that must stay here, and a count that is
+        not one of the levels.
         """
         if policy.recipe.criterion != self._criterion:
             raise PolicyError(
                 f"the space ranks by {self._criterion!r}, the policy by {policy.recipe.criterion!r}"
             )
-        values = {}
+        dropped = {block.name for block in self._groups.dropped(policy)}
+        if not dropped <= set(self._blocks.values()):
+            raise PolicyError(f"the space leaves out no blocks, the policy {sorted(dropped)}")
+        values = {name: int(block not in dropped) for name, block in self._blocks.items()}
         for name, kept in self._groups.kept_units(policy).items():
             if name in self._index:
                 values[name] = self._position(name, kept)

@@ -108,6 +108,9 @@ def print_inspection(body: Mapping[str, Any]) -> None:
             style="dim" if group["frozen"] else "",
         )
     _console.print(table)
+    blocks = [each["name"] for each in body["blocks"] if each["reason"] is None]
+    if blocks:
+        _console.print(f"blocks that may be left out (space.depth): {', '.join(blocks)}")
     words = {True: "can be met", False: "CANNOT be met", None: "only a measurement tells"}
     for each in body["constraints"]:
         _console.print(f"{each['text']}: {words[each['reachable']]}")

@@ -1,8 +1,8 @@
 """The evaluator: one warm process that prunes, repairs, recovers and measures candidates.
 
 Everything that candidates share is built once: the model on its device, the plan with its
-scores, the images in their final layout. A candidate is then carve → recover → repair →
-fold → predict → measure.
+scores, second moments, the images in their final layout. A candidate is then carve →
+reconstruct → recover → recalibrate → fold → predict → measure.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from autoprune.evaluation.repair import recalibrate
 from autoprune.evaluation.weights import save_weights
 from autoprune.evaluation.workbench import Workbench
 from autoprune.metrics import metrics_of
+from autoprune.surgery.reconstruct import reconstruct
 from autoprune.trial import Evaluation, Measurement
 
 
@@ -82,6 +83,10 @@ class NetworkEvaluator(Evaluator):
         rung = self.bench.job.rungs[item.rung]
         with clock.phase("carve"):
             network = self.bench.plan.carve(item.policy)
+        if rung.repair in ("ridge", "both") and not item.policy.is_dense:
+            with clock.phase("reconstruct"):
+                moments = self.bench.moments(rung.ridge_images)
+                reconstruct(network, self.bench.plan, item.policy, moments)
         trained = training_steps(rung, len(self.bench.dataset.train)) > 0
         if trained:
             with clock.phase("recover"):
@@ -95,7 +100,7 @@ class NetworkEvaluator(Evaluator):
                     teacher=teacher,
                 )
         # The untouched network keeps the statistics it was trained with.
-        if rung.repair == "bn" and (item.policy.decisions or trained):
+        if rung.repair in ("bn", "both") and (trained or not item.policy.is_dense):
             with clock.phase("repair"):
                 images = self.inputs("train", rung.repair_images, dtype)
                 recalibrate(network, images, dtype)

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from autoprune import plugins
 from autoprune.data.dataset import Dataset, Part
 from autoprune.errors import ModelError
-from autoprune.evaluation.inference import best_device, channels_last
+from autoprune.evaluation.inference import BATCH, best_device, channels_last
 from autoprune.evaluation.preparation import Preparation
 from autoprune.job.spec import Job, PluginSpec
 from autoprune.models.catalog import build_model
 from autoprune.surgery.plan import Plan
+from autoprune.surgery.reconstruct import Moments
 from autoprune.surgery.scores import score_groups
 
 
@@ -40,6 +41,7 @@ class Workbench:
                 "start a new run, or bring the old checkpoint back"
             )
         self.model = to_layout(model, self.device)
+        self._moments: dict[int, Moments] = {}
 
     @cached_property
     def plan(self) -> Plan:
@@ -55,6 +57,15 @@ class Workbench:
             for name in criteria
         }
         return Plan(self.model, groups, scores)
+
+    def moments(self, images: int) -> Moments:
+        """Return the second moments of the dense network on training images, gathered once."""
+        if images not in self._moments:
+            inputs = self.dataset.train.inputs[:images].split(BATCH)
+            batches = (self.dataset.normalise(each.to(self.device)) for each in inputs)
+            groups = self.preparation.graph.groups
+            self._moments[images] = Moments.gather(self.model, groups, batches)
+        return self._moments[images]
 
     @cached_property
     def example(self) -> Tensor:

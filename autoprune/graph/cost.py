@@ -8,7 +8,7 @@ operations. The table is plain data, made once from the traced network.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -89,6 +89,10 @@ class CostTable:
             [[extents[each] for each in row.extents] for row in self.rows], len(extents)
         )
         self._constant = np.array([row.constant for row in self.rows], dtype=np.float64)
+        self._in_block = {
+            block.name: np.array([block.holds(row.module) for row in self.rows])
+            for block in groups.blocks
+        }
         self._per_element = np.array(
             [[row.macs, row.params, row.item_bytes] for row in self.rows], dtype=np.float64
         ).reshape(len(self.rows), 3)
@@ -102,6 +106,8 @@ class CostTable:
         values = self._part_width * kept[self._part_groups].prod(axis=1)
         np.add.at(lengths, self._part_extent, values)
         elements: np.ndarray = self._constant * lengths[self._row_extents].prod(axis=1)
+        for block in self.groups.dropped(policy):
+            elements[self._in_block[block.name]] = 0.0
         return elements
 
     def costs(self, policy: Policy) -> Costs:
@@ -119,9 +125,10 @@ class CostTable:
         return {name: Costs(*(int(each) for each in total)) for name, total in totals.items()}
 
     def lowest(self) -> Costs:
-        """Return the cost with one unit left in every prunable group."""
+        """Return the cost with one unit left in every prunable group and no droppable block."""
         ratios = {group.name: 1.0 / group.units for group in self.groups.prunable}
-        return self.costs(Policy.from_keep_ratios(ratios))
+        dropped = frozenset(block.name for block in self.groups.droppable)
+        return self.costs(replace(Policy.from_keep_ratios(ratios), dropped=dropped))
 
     def to_json(self) -> list[Any]:
         """Return a JSON array; the groups travel on their own."""

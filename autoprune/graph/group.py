@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from autoprune.errors import PolicyError, suggestion
+from autoprune.graph.block import Block, held
 from autoprune.policy import Decision, Policy
 
 Role = Literal["out", "in", "along", "size", "enter", "leave"]
@@ -121,11 +122,13 @@ class PrunableGroup:
 
 
 class GroupTable:
-    """All groups of a network, in the order of its forward pass."""
+    """All groups and blocks of a network, in the order of its forward pass."""
 
-    def __init__(self, groups: Iterable[PrunableGroup]) -> None:
+    def __init__(self, groups: Iterable[PrunableGroup], blocks: Iterable[Block] = ()) -> None:
         self.groups = tuple(groups)
+        self.blocks = tuple(blocks)
         self._by_name = {group.name: group for group in self.groups}
+        self._blocks = {block.name: block for block in self.blocks}
 
     def __iter__(self) -> Iterator[PrunableGroup]:
         return iter(self.groups)
@@ -140,6 +143,27 @@ class GroupTable:
     def prunable(self) -> tuple[PrunableGroup, ...]:
         """The groups that are not frozen."""
         return tuple(group for group in self.groups if not group.is_frozen)
+
+    @cached_property
+    def droppable(self) -> tuple[Block, ...]:
+        """The blocks that are not frozen."""
+        return tuple(block for block in self.blocks if not block.is_frozen)
+
+    def dropped(self, policy: Policy) -> tuple[Block, ...]:
+        """Return the blocks that a policy leaves out, in order.
+
+        Raises `PolicyError` if it names a block that is unknown or frozen.
+        """
+        for name in sorted(policy.dropped):
+            block = self._blocks.get(name)
+            if block is None:
+                allowed = suggestion(name, (each.name for each in self.droppable))
+                raise PolicyError(
+                    f"the policy drops block {name!r}, which does not exist; {allowed}"
+                )
+            if block.reason is not None:
+                raise PolicyError(f"block {name!r} must stay: {block.reason}")
+        return tuple(block for block in self.blocks if block.name in policy.dropped)
 
     def kept_units(self, policy: Policy) -> dict[str, int]:
         """Return the kept units of every prunable group, at least one each.
@@ -161,17 +185,36 @@ class GroupTable:
         }
 
     def canonical(self, policy: Policy) -> Policy:
-        """Return the canonical form: whole units, groups that stay whole left out."""
+        """Return the canonical form: whole units, groups that stay whole left out.
+
+        Left out as well are groups and blocks that vanish with a dropped block.
+        """
+        blocks = self.dropped(policy)
+        outer = [
+            block
+            for block in blocks
+            if not held((each for each in blocks if each is not block), block.adds)
+        ]
+        vanishing = self.vanishing(policy)
         decisions = {
             name: Decision(kept / self[name].units)
             for name, kept in self.kept_units(policy).items()
-            if kept < self[name].units
+            if kept < self[name].units and name not in vanishing
         }
-        return Policy(decisions, policy.recipe)
+        return Policy(decisions, policy.recipe, frozenset(block.name for block in outer))
 
-    def to_json(self) -> list[dict[str, Any]]:
-        """Return a JSON array that `from_json` turns back into an equal table."""
-        return [
+    def vanishing(self, policy: Policy) -> frozenset[str]:
+        """Return the groups all of whose layers leave with the blocks that a policy drops."""
+        blocks = self.dropped(policy)
+        return frozenset(
+            group.name
+            for group in (self.prunable if blocks else ())
+            if all(held(blocks, layer) for layer in group.layers)
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object that `from_json` turns back into an equal table."""
+        groups = [
             {
                 "name": group.name,
                 "units": group.units,
@@ -181,11 +224,12 @@ class GroupTable:
             }
             for group in self.groups
         ]
+        return {"groups": groups, "blocks": [block.to_json() for block in self.blocks]}
 
     @classmethod
-    def from_json(cls, body: Iterable[Mapping[str, Any]]) -> GroupTable:
+    def from_json(cls, body: Mapping[str, Any]) -> GroupTable:
         """Rebuild a table from `to_json`."""
-        return cls(
+        groups = [
             PrunableGroup(
                 each["name"],
                 each["units"],
@@ -193,5 +237,6 @@ class GroupTable:
                 each["reason"],
                 each["tempered"],
             )
-            for each in body
-        )
+            for each in body["groups"]
+        ]
+        return cls(groups, (Block.from_json(each) for each in body["blocks"]))

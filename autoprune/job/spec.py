@@ -88,8 +88,9 @@ def _data(value: object) -> object:
 class RungSpec(_Section):
     """One fidelity: how much repair and recovery, and how many images judge the result."""
 
-    repair: Literal["none", "bn"] = "bn"
+    repair: Literal["none", "bn", "ridge", "both"] = "bn"
     repair_images: int = Field(default=1000, ge=1)
+    ridge_images: int = Field(default=256, ge=1)
     images: int | None = Field(default=None, ge=1)
     finetune_steps: int | None = Field(default=None, ge=1)
     finetune_epochs: int | None = Field(default=None, ge=1)

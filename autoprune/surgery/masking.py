@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,16 +12,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from autoprune.graph.block import Block
 from autoprune.surgery.clone import cloned
+from autoprune.surgery.depth import silence
 
 _LAYER_NORMS = frozenset({functional.layer_norm, torch.layer_norm})
 _GROUP_NORMS = frozenset({functional.group_norm, torch.group_norm})
 
 
 def masked(
-    model: nn.Module, tensors: Mapping[str, Tensor], kept: Mapping[tuple[str, int], np.ndarray]
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    kept: Mapping[tuple[str, int], np.ndarray],
+    blocks: Iterable[Block] = (),
 ) -> nn.Module:
-    """Return `model` with zeros in place of the entries that leave.
+    """Return `model` with zeros in place of the entries that leave and of what `blocks` add.
 
     Tensors that lose nothing are shared with `model`.
     """
@@ -37,6 +42,7 @@ def masked(
         new.data.index_fill_(dim, lost, 0)
         memo[id(old)] = new
     twin = cloned(model, memo)
+    silence(twin, blocks)
     norms: dict[str, Tensor] = {}
     for name, module in twin.named_modules():
         place = (f"{name}.weight".lstrip("."), 0)

@@ -11,17 +11,19 @@ was sliced. Nothing is traced again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from autoprune.errors import PolicyError, suggestion
-from autoprune.graph.group import GroupTable
+from autoprune.graph.block import Block, held
+from autoprune.graph.group import GroupTable, PrunableGroup
 from autoprune.policy import Policy
 from autoprune.surgery.bridge import bridged
 from autoprune.surgery.clone import cloned
+from autoprune.surgery.depth import drop
 from autoprune.surgery.masking import masked
 from autoprune.surgery.sizes import refresh, set_size
 
@@ -65,8 +67,9 @@ class Plan:
         Raises `PolicyError` when the policy names groups that are unknown or frozen, or a
         criterion without scores.
         """
+        blocks = self.groups.dropped(policy)
         kept = self.kept_entries(policy)
-        return carved(self.model, self._tensors, kept, self._factors(policy))
+        return carved(self.model, self._tensors, kept, self.factors(policy), blocks)
 
     def mask(self, policy: Policy) -> nn.Module:
         """Return the network of `carve` in the original's shapes: what leaves is zero.
@@ -74,9 +77,10 @@ class Plan:
         Normalisation over units that left is computed without them. For ranking where
         fixed shapes help, and for the proof; raises what `carve` raises.
         """
-        return masked(self.model, self._tensors, self.kept_entries(policy))
+        blocks = self.groups.dropped(policy)
+        return masked(self.model, self._tensors, self.kept_entries(policy), blocks)
 
-    def _factors(self, policy: Policy) -> dict[str, float]:
+    def factors(self, policy: Policy) -> dict[str, float]:
         """Return by what tensors are multiplied after units of tempered groups left."""
         factors: dict[str, float] = {}
         for group in self.groups.prunable:
@@ -87,16 +91,30 @@ class Plan:
         return factors
 
     def kept_entries(self, policy: Policy) -> dict[Place, np.ndarray]:
-        """Return which positions stay, a boolean array (size,), wherever any leaves."""
-        masks: dict[Place, np.ndarray] = {}
+        """Return which positions stay, a boolean array (size,), wherever any leaves.
+
+        Nothing is said of what leaves with a dropped block.
+        """
+        removed = []
         for name, units in self.kept_units(policy).items():
-            group = self.groups[name]
-            removed = np.ones(group.units, dtype=bool)
-            removed[units] = False
-            for each in group.slices:
-                mask = masks.setdefault((each.tensor, each.dim), np.ones(each.size, dtype=bool))
-                mask[each.lost(removed)] = False
-        return masks
+            gone = np.ones(self.groups[name].units, dtype=bool)
+            gone[units] = False
+            removed.append((self.groups[name], gone))
+        return entries_without(removed, self.groups.dropped(policy))
+
+
+def entries_without(
+    removed: Iterable[tuple[PrunableGroup, np.ndarray]], blocks: Sequence[Block]
+) -> dict[Place, np.ndarray]:
+    """Return which positions stay when some units, true in shape (units,), and blocks leave."""
+    masks: dict[Place, np.ndarray] = {}
+    for group, gone in removed:
+        for each in group.slices:
+            if not held(blocks, _owner(each.tensor)):
+                place = (each.tensor, each.dim)
+                mask = masks.setdefault(place, np.ones(each.size, dtype=bool))
+                mask[each.lost(gone)] = False
+    return masks
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
@@ -110,12 +128,13 @@ def carved(
     tensors: Mapping[str, Tensor],
     kept: Mapping[Place, np.ndarray],
     factors: Mapping[str, float],
+    blocks: Sequence[Block] = (),
     *,
     share: bool = False,
 ) -> nn.Module:
     """Return a copy of `model` that keeps only these entries of its tensors.
 
-    Tensors in `factors` are multiplied by a number.
+    Tensors in `factors` are multiplied by a number, and `blocks` are left out.
     With `share`, tensors that lose nothing are those of `model` itself.
     """
     indices: dict[str, dict[int, Tensor]] = {}
@@ -134,12 +153,20 @@ def carved(
         if factors.get(name, 1.0) != 1.0:
             new.data.mul_(factors[name])
         memo[id(tensors[name])] = new
+    # What a dropped block holds need not be copied.
+    memo |= {id(each): each for name, each in tensors.items() if held(blocks, _owner(name))}
     network = cloned(model, memo)
-    for module in dict.fromkeys(name.rpartition(".")[0] for name in indices):
+    drop(network, blocks)
+    for module in dict.fromkeys(_owner(name) for name in indices):
         refresh(network.get_submodule(module))
     for (name, place), count in counts.items():
         set_size(network, name, place, count)
     return bridged(network, passages)
+
+
+def _owner(name: str) -> str:
+    """Return the module of a tensor, of a number, or of a passage through it."""
+    return name.partition(":")[0] if ":" in name else name.rpartition(".")[0]
 
 
 def _sliced(old: Tensor, indices: Mapping[int, Tensor]) -> Tensor:

@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from autoprune.graph.block import Block
 from autoprune.graph.group import GroupTable, PrunableGroup
 from autoprune.surgery.masking import masked
-from autoprune.surgery.plan import Place, carved, tensors_of
+from autoprune.surgery.plan import carved, entries_without, tensors_of
 from autoprune.surgery.variants import PASSING, number_of, passed_module, variants
 from autoprune.tracing.example import Example, call
 from autoprune.tracing.example import tensors_of as outputs_of
@@ -53,7 +54,8 @@ def prove(model: nn.Module, groups: GroupTable, example: Example) -> Proof:
             one if bridged.isdisjoint(_passed(group)) else prover.judged(group, bridged)
             for group, one in zip(groups, alone, strict=True)
         ]
-        return Proof(GroupTable(prover.together(alone)), prover.error)
+        proven = prover.together(alone)
+        return Proof(GroupTable(proven, prover.blocks(groups.blocks, proven)), prover.error)
 
 
 class _Prover:
@@ -108,6 +110,18 @@ class _Prover:
             for group in groups
         ]
 
+    def blocks(self, blocks: Iterable[Block], groups: Iterable[PrunableGroup]) -> list[Block]:
+        """Freeze blocks that cannot be left out, alone or together with everything else."""
+        prunable = [group for group in groups if not group.is_frozen]
+        halves = {group.name: group.units // 2 for group in prunable}
+        judged: list[Block] = []
+        for block in blocks:
+            free = [each for each in judged if not each.is_frozen]
+            objection = self._objection([], {}, [block])
+            objection = objection or self._objection(prunable, halves, [*free, block])
+            judged.append(block.frozen(f"without it {objection}") if objection else block)
+        return judged
+
     def _admit(self, admitted: list[PrunableGroup], waiting: list[PrunableGroup]) -> None:
         """Add those groups, in halves where they fail, that work with the ones admitted."""
         halves = {group.name: group.units // 2 for group in (*admitted, *waiting)}
@@ -125,11 +139,23 @@ class _Prover:
                 return f"without {removed} of its units {objection}"
         return None
 
-    def _objection(self, groups: Sequence[PrunableGroup], removed: dict[str, int]) -> str | None:
-        """Say why the network breaks when some units of `groups` leave, or None."""
-        kept, factors = _kept(groups, removed), _factors(groups, removed)
+    def _objection(
+        self,
+        groups: Sequence[PrunableGroup],
+        removed: dict[str, int],
+        blocks: Sequence[Block] = (),
+    ) -> str | None:
+        """Say why the network breaks without some units of `groups` and `blocks`, or None."""
+        # Some units in no regular order: half of a head or of a pad would look like another.
+        gone = [
+            (group, np.random.default_rng(0).permutation(group.units) < removed[group.name])
+            for group in groups
+        ]
+        kept, factors = entries_without(gone, blocks), _factors(groups, removed)
         try:
-            outputs = self._outputs(carved(self.model, self._tensors, kept, factors, share=True))
+            outputs = self._outputs(
+                carved(self.model, self._tensors, kept, factors, blocks, share=True)
+            )
         except Exception as error:  # whatever a broken network raises, it is broken
             return f"the network fails: {_first_line(error)}"
         shapes = [tuple(each.shape) for each in outputs]
@@ -137,7 +163,7 @@ class _Prover:
         if shapes != expected:
             return f"the outputs have shapes {shapes} instead of {expected}"
         difference = self._difference(
-            outputs, self._outputs(masked(self.model, self._tensors, kept))
+            outputs, self._outputs(masked(self.model, self._tensors, kept, blocks))
         )
         if not difference <= TOLERANCE:
             return (
@@ -154,17 +180,6 @@ class _Prover:
         scale = max(1.0, *(float(each.abs().max()) for each in silenced))
         pairs = zip(outputs, silenced, strict=True)
         return max(float((one - other).abs().max()) for one, other in pairs) / scale
-
-
-def _kept(groups: Iterable[PrunableGroup], removed: dict[str, int]) -> dict[Place, np.ndarray]:
-    """Return which entries stay when some units of every group leave, in no regular order."""
-    masks: dict[Place, np.ndarray] = {}
-    for group in groups:
-        gone = np.random.default_rng(0).permutation(group.units) < removed[group.name]
-        for each in group.slices:
-            mask = masks.setdefault((each.tensor, each.dim), np.ones(each.size, dtype=bool))
-            mask[each.lost(gone)] = False
-    return masks
 
 
 def _factors(groups: Iterable[PrunableGroup], removed: dict[str, int]) -> dict[str, float]:

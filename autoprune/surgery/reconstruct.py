@@ -2,7 +2,7 @@
 
     moments = Moments.gather(model, graph.groups, batches)      # once per dense network
     network = plan.carve(policy)
-    reconstruct(network, plan.kept_entries(policy), moments)    # for every candidate
+    reconstruct(network, plan, policy, moments)                 # for every candidate
 
 What a layer still reads partly predicts what it no longer reads. Its new kernel is the one
 whose outputs are closest, in least squares over real inputs, to those of the dense layer
@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from autoprune.graph.group import GroupTable
-from autoprune.surgery.plan import Place
+from autoprune.policy import Policy
+from autoprune.surgery.plan import Plan
 from autoprune.tracing.recorder import evaluation_mode
 
 RIDGES = (1e-4, 1e-2, 1.0)
@@ -79,7 +80,7 @@ class LayerMoments:
         # A ridge on the bias would depend on the scale of the inputs; the moment of the
         # constant is one, so the system is definite without it.
         diagonal = gram.diagonal()[: len(gram) - int(self.has_bias)]
-        # Inputs that are all dead have no scale; any ridge then gives no correction.
+        # Inputs that are all dead have no scale: with any ridge they stay, and only the bias moves.
         scale = diagonal.mean().clamp(min=1e-30)
         added = 0.0
         for ridge in RIDGES:
@@ -129,7 +130,7 @@ class Moments:
         many as it takes to stay within `limit_bytes`: the moments of d inputs take 8 d²
         bytes, and about as much again while they are gathered.
 
-        The model runs in eval mode without gradients and is not changed.
+        The model runs in eval mode without gradients and is not changed, also where it raises.
         """
         layers = _solvable(model, groups)
         left_out = _too_large(layers, limit_bytes)
@@ -157,25 +158,28 @@ class Moments:
 
 
 @torch.no_grad()
-def reconstruct(network: nn.Module, kept: Mapping[Place, np.ndarray], moments: Moments) -> None:
+def reconstruct(network: nn.Module, plan: Plan, policy: Policy, moments: Moments) -> None:
     """Solve every layer of a carved network that lost inputs, in place.
 
-    `kept` is what `Plan.kept_entries` returns for the policy that `network` was carved by,
-    and `moments` were gathered from the plan's model. Layers that lost no inputs, and those
+    `network` is what `plan` carved by `policy`, not trained since, and `moments` were
+    gathered from the plan's model. Layers that lost no inputs, and those
     without moments, stay as they are. So do mode, number format, device and layout.
     """
+    kept, factors = plan.kept_entries(policy), plan.factors(policy)
     for name, layer in moments.layers.items():
-        inputs = kept.get((f"{name}.weight", 1))
-        if inputs is None or inputs.all():
+        weight_name, bias_name = f"{name}.weight", f"{name}.bias"
+        inputs = kept.get((weight_name, 1))
+        if inputs is None:
             continue
-        solved = layer.solved(inputs, kept.get((f"{name}.weight", 0)))
+        solved = layer.solved(inputs, kept.get((weight_name, 0)))
         if solved is None:
             continue
-        weight = network.get_parameter(f"{name}.weight")
+        weight = network.get_parameter(weight_name)
         if layer.has_bias:
-            network.get_parameter(f"{name}.bias").copy_(solved[-1])
+            bias = solved[-1] * factors.get(bias_name, 1.0)
+            network.get_parameter(bias_name).copy_(bias)
             solved = solved[:-1]
-        weight.copy_(solved.T.reshape(weight.shape))
+        weight.copy_(solved.T.reshape(weight.shape) * factors.get(weight_name, 1.0))
 
 
 class _Sum:
@@ -259,12 +263,12 @@ def _solvable(model: nn.Module, groups: GroupTable) -> dict[str, nn.Linear | Con
     )
     found: dict[str, nn.Linear | Conv] = {}
     for each in (one for group in groups.prunable for one in group.slices):
-        # Under another name the parameter is not the kernel, but what it is made from.
-        if each.role != "in" or each.dim != 1 or each.tensor != f"{each.module}.weight":
+        if each.role != "in" or each.dim != 1:
             continue
         layer = model.get_submodule(each.module)
         if not isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d) or not _is_plain(layer):
             continue
+        # A kernel that is made from other parameters is nobody's.
         if all(owners[id(one)] == 1 for one in (layer.weight, layer.bias) if one is not None):
             found[each.module] = layer
     return found

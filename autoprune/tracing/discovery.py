@@ -33,7 +33,7 @@ def discover(model: nn.Module, example: Example) -> NetworkGraph:
     depends on the values of its data, or takes more than a minute.
     """
     try:
-        trace = record(model, example)
+        trace, flow = record(model, example)
     except ModelError:
         raise
     except Exception as error:
@@ -46,7 +46,7 @@ def discover(model: nn.Module, example: Example) -> NetworkGraph:
         [*families.groups(), *_whole(trace, set(families.names))],
         key=lambda group: _first(trace, group),
     )
-    table = GroupTable(groups)
+    table = GroupTable(groups, flow.blocks(model))
     return NetworkGraph(table, CostTable(_rows(trace, families), table), trace.foldable)
 
 

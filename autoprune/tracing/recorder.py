@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from autoprune.errors import ModelError
 from autoprune.tracing.example import Example, call, tensors_of
+from autoprune.tracing.flow import Flow
 from autoprune.tracing.modules import MODULE_RULES
 from autoprune.tracing.rules import find_rule, unknown
 from autoprune.tracing.trace import Call, Passage, Trace
@@ -42,7 +43,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def record(model: nn.Module, example: Example) -> Trace:
+def record(model: nn.Module, example: Example) -> tuple[Trace, Flow]:
     """Run `model` on `example` once and return what was seen.
 
     Raises `ModelError` when the model does not run, reads the values that it computes, or
@@ -60,11 +61,12 @@ def record(model: nn.Module, example: Example) -> Trace:
         stack.enter_context(_hooks(model, recorder))
         stack.enter_context(recorder)
         outputs = call(model, example)
+    recorder.flow.finish(tensors_of(outputs))
     for each in tensors_of(outputs):
         for ids in trace.get(each):
             if ids is not None:
                 trace.ties.freeze(ids, "it makes the network's output")
-    return trace
+    return trace, recorder.flow
 
 
 class _Recorder(TorchDispatchMode):
@@ -74,6 +76,7 @@ class _Recorder(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.trace = trace
         self.opaque = 0
+        self.flow = Flow(inputs)
         self._start = time.monotonic()
         self._taint = {id(each): _PARAMETER for each in trace.tensors.values()}
         for each in inputs:
@@ -102,6 +105,7 @@ class _Recorder(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         call = Call(name, _by_name(func, args, kwargs or {}), result)
         self._follow_values(call)
+        self.flow.note(call, self.trace.path[-1])
         if not self.opaque:
             coarse = elapsed > COARSE_S
             (unknown if coarse or rule is None else rule)(self.trace, call)
@@ -162,6 +166,7 @@ def _hooks(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
                 MODULE_RULES[type(module)](trace, module, args, kwargs, output)
         elif not recorder.opaque:
             _note_passage(trace, module, args, output)
+        recorder.flow.returned(names[module], output)
         trace.path.pop()
 
     handles = []

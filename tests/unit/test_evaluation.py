@@ -159,7 +159,11 @@ def evaluator(digits_checkpoint: Any) -> NetworkEvaluator:
         {
             "model": {"name": "digits_cnn", "checkpoint": str(digits_checkpoint)},
             "data": {"name": "digits"},
-            "rungs": [{"images": 100, "repair_images": 200}, {"repair": "none"}],
+            "rungs": [
+                {"images": 100, "repair_images": 200},
+                {"repair": "none"},
+                {"repair": "ridge", "ridge_images": 200},
+            ],
             "resources": {"device": "cpu"},
         }
     )
@@ -183,6 +187,21 @@ def test_repair_matters_and_images_count(evaluator: NetworkEvaluator) -> None:
     assert repaired < broken
     # 100 images: every error is a whole number of hundredths.
     assert (100 * repaired) == pytest.approx(round(100 * repaired))
+
+
+def test_reconstruction_brings_the_outputs_closer(evaluator: NetworkEvaluator) -> None:
+    policy = Policy.from_keep_ratios({"conv": 0.4, "down": 0.4, "stem": 0.5})
+    inputs = evaluator.bench.dataset.normalise(evaluator.bench.dataset.report.inputs)
+    dense = evaluator.bench.model(inputs)
+    distances = [
+        float((evaluator.network(WorkItem(1, policy, rung), torch.float32)(inputs) - dense).norm())
+        for rung in (1, 2)
+    ]
+    assert distances[1] < 0.8 * distances[0]
+    solved = evaluator.evaluate(WorkItem(1, policy, rung=2))
+    assert set(solved.phases_s) == {"carve", "reconstruct", "predict", "measure"}
+    untouched = evaluator.network(WorkItem(0, Policy(), rung=2), torch.float32)
+    assert torch.equal(untouched(inputs), dense)
 
 
 def test_the_dense_network_keeps_its_own_statistics(evaluator: NetworkEvaluator) -> None:

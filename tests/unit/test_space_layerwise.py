@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from autoprune.errors import InputError, PolicyError
-from autoprune.graph.group import GroupTable, PrunableGroup
+from autoprune.graph.block import Block
+from autoprune.graph.group import GroupTable, PrunableGroup, Slice
 from autoprune.policy import Policy
 from autoprune.space import SearchSpace
 from autoprune.testing import SpaceContract
+from autoprune.testing.problem import small_problem
 from search_spaces.layerwise import Layerwise
 
 
@@ -54,6 +58,36 @@ class TestLayerwiseOfSomeGroups(SpaceContract):
             Policy.from_keep_ratios({"conv3": 31 / 32}),
             Policy.from_keep_ratios({"conv1": 1 / 16}),
         ]
+
+
+class TestLayerwiseWithDepth(SpaceContract):
+    def groups(self) -> GroupTable:
+        table = small_problem().groups
+        frozen = Block("last", ("conv4",), "conv4", (0,), reason="it must stay")
+        return GroupTable(table, [Block("middle", ("conv2", "conv3"), "conv3", (0, 0)), frozen])
+
+    def make(self) -> SearchSpace:
+        return Layerwise(self.groups(), depth=True)
+
+    def outside(self) -> Sequence[Policy]:
+        return [Policy(dropped=frozenset({"last"})), Policy(dropped=frozenset({"nowhere"}))]
+
+
+def test_blocks_stay_where_the_space_has_no_depth() -> None:
+    groups = TestLayerwiseWithDepth().groups()
+    policy = Policy(dropped=frozenset({"middle"}))
+    with pytest.raises(PolicyError, match="leaves out no blocks"):
+        Layerwise(groups).encode(policy)
+    assert Layerwise(groups, depth=True).encode(policy)["middle:block"] == 0
+
+
+def test_groups_within_a_dropped_block_have_no_say() -> None:
+    units = np.arange(4)[:, None]
+    inner = PrunableGroup("inner", 4, (Slice("inner.weight", 0, 4, units, "out"),))
+    groups = GroupTable([inner], [Block("branch", ("inner",), "inner", (0,))])
+    policy = replace(Policy.from_keep_ratios({"inner": 0.5}), dropped=frozenset({"branch"}))
+    assert groups.canonical(policy) == Policy(dropped=frozenset({"branch"}))
+    assert groups.canonical(Policy.from_keep_ratios({"inner": 0.5})).keep_ratio("inner") == 0.5
 
 
 @pytest.mark.parametrize(
