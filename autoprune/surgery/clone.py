@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 _IMMUTABLE = frozenset(
     {int, float, bool, str, bytes, type(None), torch.dtype, torch.device, torch.Size}
 )
+_CONTAINERS = frozenset({dict, OrderedDict, set, list})
 
 
 def cloned(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
@@ -32,36 +34,46 @@ def cloned(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
         return special
     new: nn.Module = kind.__new__(kind)
     memo[id(module)] = new
-    new.__dict__.update({key: _copied(value, memo) for key, value in vars(module).items()})
+    new.__dict__.update(_entries(vars(module), memo))
     return new
+
+
+def _entries(source: Mapping[str, Any], memo: dict[int, Any]) -> dict[str, Any]:
+    return {
+        key: value if type(value) in _IMMUTABLE else _copied(value, memo)
+        for key, value in source.items()
+    }
 
 
 def _copied(value: Any, memo: dict[int, Any]) -> Any:
     kind = type(value)
-    if kind in _IMMUTABLE or (kind is tuple and _IMMUTABLE.issuperset(map(type, value))):
+    if kind is tuple and _IMMUTABLE.issuperset(map(type, value)):
         return value
-    if (kind is OrderedDict or kind is dict) and not value:
+    if kind in _CONTAINERS and not value:
         return kind()
     if id(value) in memo:
         return memo[id(value)]
+    if kind is nn.Parameter or kind is Tensor:
+        return _fresh(value, memo) if value.is_leaf else copy.deepcopy(value, memo)
     if kind is OrderedDict or kind is dict:
         new: dict[Any, Any] = kind()
         memo[id(value)] = new
-        new.update({key: _copied(each, memo) for key, each in value.items()})
+        new.update(_entries(value, memo))
         return new
-    if isinstance(value, nn.Module):
-        return cloned(value, memo)
-    if kind in (Tensor, nn.Parameter) and value.is_leaf:
-        return _fresh(value, memo)
-    return copy.deepcopy(value, memo)
+    if kind is list and _IMMUTABLE.issuperset(map(type, value)):
+        memo[id(value)] = found = list(value)
+        return found
+    return cloned(value, memo) if isinstance(value, nn.Module) else copy.deepcopy(value, memo)
 
 
 def _fresh(value: Tensor, memo: dict[int, Any]) -> Tensor:
     """Return a copy of a leaf tensor in its own memory format."""
-    data = value.detach().clone(memory_format=torch.preserve_format)
-    new = nn.Parameter(data, value.requires_grad) if isinstance(value, nn.Parameter) else data
-    if not isinstance(value, nn.Parameter):
-        new.requires_grad_(value.requires_grad)
-    new.grad = None if value.grad is None else value.grad.clone()
+    new = value.detach().clone(memory_format=torch.preserve_format)
+    if type(value) is nn.Parameter:
+        new = nn.Parameter(new, value.requires_grad)
+    elif value.requires_grad:
+        new.requires_grad_()
+    if value.grad is not None:
+        new.grad = value.grad.clone()
     memo[id(value)] = new
     return new

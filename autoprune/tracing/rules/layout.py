@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from autoprune.tracing.rules.registry import rule
+from autoprune.tracing.rules.unknown import unknown
 from autoprune.tracing.shapes import Labels, reshaped, unlabelled
 from autoprune.tracing.ties import Ids
 from autoprune.tracing.trace import Call, Trace, whole
@@ -21,6 +22,17 @@ def view(trace: Trace, call: Call) -> None:
         trace.use(call, out, axis, ids)
     trace.alias(out, source)
     trace.put(out, labels)
+
+
+@rule("as_strided_")
+def strided(trace: Trace, call: Call) -> None:
+    """A result is laid out anew (channels last): same entries, same labels."""
+    source, out = call["self"], call.result
+    if source.shape != out.shape:
+        unknown(trace, call)
+        return
+    trace.alias(out, source)
+    trace.put(out, trace.get(source))
 
 
 @rule("squeeze", "unsqueeze", "unsqueeze_copy", "squeeze_copy")
