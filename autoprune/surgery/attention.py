@@ -35,6 +35,8 @@ class SlimAttention(nn.MultiheadAttention):
             query, key, value = (each.transpose(0, 1) for each in (query, key, value))
         queries, keys, values = self._projected(query, key, value)
         weights = queries @ keys.transpose(-2, -1) * self.dense_head_dim**-0.5
+        if attn_mask is not None and attn_mask.dim() == 3:  # one for every sample and head
+            attn_mask = attn_mask.unflatten(0, (-1, self.num_heads))
         for mask in (attn_mask, _of_keys(key_padding_mask)):
             if mask is not None:
                 added = (

@@ -157,7 +157,9 @@ def carved(
     memo |= {id(each): each for name, each in tensors.items() if held(blocks, _owner(name))}
     network = cloned(model, memo)
     drop(network, blocks)
-    for module in dict.fromkeys(_owner(name) for name in indices):
+    changed = {id(tensors[name]) for name in indices}
+    # A shared tensor has several owners, all of which remember its sizes.
+    for module in dict.fromkeys(_owner(x) for x, each in tensors.items() if id(each) in changed):
         refresh(network.get_submodule(module))
     for (name, place), count in counts.items():
         set_size(network, name, place, count)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.graph.block import Block
-from autoprune.graph.group import GroupTable, PrunableGroup
+from autoprune.graph.group import STORED, GroupTable, PrunableGroup
 from autoprune.surgery.masking import masked
 from autoprune.surgery.plan import carved, entries_without, tensors_of
 from autoprune.surgery.variants import PASSING, number_of, passed_module, variants
@@ -112,20 +112,17 @@ class _Prover:
 
     def blocks(self, blocks: Iterable[Block], groups: Iterable[PrunableGroup]) -> list[Block]:
         """Freeze blocks that cannot be left out, alone or together with everything else."""
-        prunable = [group for group in groups if not group.is_frozen]
-        halves = {group.name: group.units // 2 for group in prunable}
+        halves = [_half(group) for group in groups if not group.is_frozen]
         judged: list[Block] = []
         for block in blocks:
             free = [each for each in judged if not each.is_frozen]
-            objection = self._objection([], {}, [block])
-            objection = objection or self._objection(prunable, halves, [*free, block])
+            objection = self._objection([], [block]) or self._objection(halves, [*free, block])
             judged.append(block.frozen(f"without it {objection}") if objection else block)
         return judged
 
     def _admit(self, admitted: list[PrunableGroup], waiting: list[PrunableGroup]) -> None:
         """Add those groups, in halves where they fail, that work with the ones admitted."""
-        halves = {group.name: group.units // 2 for group in (*admitted, *waiting)}
-        if not waiting or self._objection([*admitted, *waiting], halves) is None:
+        if not waiting or self._objection([_half(each) for each in (*admitted, *waiting)]) is None:
             admitted += waiting
         elif len(waiting) > 1:
             middle = len(waiting) // 2
@@ -133,25 +130,22 @@ class _Prover:
             self._admit(admitted, waiting[middle:])
 
     def _objection_to_one(self, group: PrunableGroup) -> str | None:
-        for removed in dict.fromkeys((1, group.units // 2)):
-            objection = self._objection([group], {group.name: removed})
+        order, half = _order(group), group.units // 2
+        cuts = [order < 1, order < half]
+        if any(each.role not in STORED for each in group.slices):
+            # A number counts some of the units: these as well as the others must leave.
+            cuts.append(order >= group.units - half)
+        for gone in cuts:
+            objection = self._objection([(group, gone)])
             if objection is not None:
-                return f"without {removed} of its units {objection}"
+                return f"without {gone.sum()} of its units {objection}"
         return None
 
     def _objection(
-        self,
-        groups: Sequence[PrunableGroup],
-        removed: dict[str, int],
-        blocks: Sequence[Block] = (),
+        self, removed: Sequence[tuple[PrunableGroup, np.ndarray]], blocks: Sequence[Block] = ()
     ) -> str | None:
-        """Say why the network breaks without some units of `groups` and `blocks`, or None."""
-        # Some units in no regular order: half of a head or of a pad would look like another.
-        gone = [
-            (group, np.random.default_rng(0).permutation(group.units) < removed[group.name])
-            for group in groups
-        ]
-        kept, factors = entries_without(gone, blocks), _factors(groups, removed)
+        """Say why the network breaks without some units, true in a mask, and blocks, or None."""
+        kept, factors = entries_without(removed, blocks), _factors(removed)
         try:
             outputs = self._outputs(
                 carved(self.model, self._tensors, kept, factors, blocks, share=True)
@@ -182,11 +176,20 @@ class _Prover:
         return max(float((one - other).abs().max()) for one, other in pairs) / scale
 
 
-def _factors(groups: Iterable[PrunableGroup], removed: dict[str, int]) -> dict[str, float]:
-    """Return by what tensors are multiplied when some units of every group leave."""
+def _order(group: PrunableGroup) -> np.ndarray:
+    """Return when each unit leaves; in no pattern, or one head would look like another."""
+    return np.random.default_rng(0).permutation(group.units)
+
+
+def _half(group: PrunableGroup) -> tuple[PrunableGroup, np.ndarray]:
+    return group, _order(group) < group.units // 2
+
+
+def _factors(removed: Iterable[tuple[PrunableGroup, np.ndarray]]) -> dict[str, float]:
+    """Return by what tensors are multiplied when units of tempered groups leave."""
     factors: dict[str, float] = {}
-    for group in groups:
-        for tensor, factor in group.factors(group.units - removed[group.name]).items():
+    for group, gone in removed:
+        for tensor, factor in group.factors(int((~gone).sum())).items():
             factors[tensor] = factors.get(tensor, 1.0) * factor
     return factors
 

@@ -41,7 +41,7 @@ def discover(model: nn.Module, example: Example) -> NetworkGraph:
             f"the model does not run on an input of {described(example)}: "
             f"{type(error).__name__}: {error}; check that model and data fit together"
         ) from error
-    families = Families(trace.ties, _slots(trace), trace.kinds)
+    families = Families(trace.ties, _slots(trace), trace.kinds, trace.cuts)
     groups = sorted(
         [*families.groups(), *_whole(trace, set(families.names))],
         key=lambda group: _first(trace, group),

@@ -26,12 +26,20 @@ class Slot:
 class Families:
     """Free variables with equal parts in every stored tensor, each family one prunable group.
 
-    `kinds` names families: variables seen as heads or as blocks of channels.
+    `kinds` names families: variables seen as heads or as blocks of channels. Units that
+    lie in a range of `cuts` are of another family than those outside.
     """
 
-    def __init__(self, ties: Ties, slots: Iterable[Slot], kinds: Iterable[tuple[Ids, str]]) -> None:
+    def __init__(
+        self,
+        ties: Ties,
+        slots: Iterable[Slot],
+        kinds: Iterable[tuple[Ids, str]],
+        cuts: Iterable[Ids] = (),
+    ) -> None:
         self._ties = ties
         self.slots = list(slots)
+        self._cuts = list(cuts)
         self._factors = {
             root: ties.factors(root)
             for slot in self.slots
@@ -64,6 +72,11 @@ class Families:
             for root, count in zip(roots.tolist(), times.tolist(), strict=True):
                 for factor in self._factors[root]:
                     counts[factor][number] = counts[factor].get(number, 0) + count
+        for number, ids in enumerate(self._cuts, start=len(self.slots)):
+            for root in np.unique(self._ties.roots(ids)).tolist():
+                for factor in self._ties.factors(root):
+                    if factor in counts:
+                        counts[factor][number] = 1
         families: dict[tuple[str | None, tuple[tuple[int, int], ...]], list[int]]
         families = defaultdict(list)
         for variable in self._in_order(counts):

@@ -117,7 +117,7 @@ class _Recorder(TorchDispatchMode):
             taint |= self._taint.get(id(each), 0)
             self.trace.reads(each)
         reads_computed = taint & _FLOAT_INPUT or (taint & _WHOLE_INPUT and taint & _PARAMETER)
-        if call.name in _VALUE_READS and reads_computed:
+        if reads_computed and (call.name in _VALUE_READS or _picks_by_mask(call)):
             raise ModelError(
                 f"the forward pass depends on the values of its data: {self.trace.where} reads "
                 f"them (aten.{call.name}); a network must do the same for every input"
@@ -125,6 +125,17 @@ class _Recorder(TorchDispatchMode):
         for each in call.outputs:
             self._taint[id(each)] = taint | self._taint.get(id(each), 0)
             self._kept.append(each)
+        if call.name == "_pack_padded_sequence":
+            # The batch sizes follow from the lengths alone.
+            self._taint[id(call.outputs[1])] = self._taint.get(id(call["lengths"]), 0)
+
+
+def _picks_by_mask(call: Call) -> bool:
+    """Say whether an operation picks as many entries as a mask has true ones."""
+    masks = (torch.bool, torch.uint8)
+    return call.name == "index" and any(
+        each is not None and each.dtype in masks for each in call["indices"]
+    )
 
 
 def _by_name(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -183,11 +194,10 @@ def _hooks(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
 def _note_passage(trace: Trace, module: nn.Module, args: Sequence[Any], output: Any) -> None:
     """Note what goes through a user's module that writes out sizes but holds no tensors."""
     path = trace.path[-1]
-    is_plain = not any(True for _ in module.state_dict()) and not any(
-        True for _ in module.children()
-    )
     if (
-        is_plain
+        not module._modules
+        and not module._parameters
+        and not module._buffers
         and not type(module).__module__.startswith("torch.nn.")
         and any(use.module == path for use in trace.sizes)
         and len(args) == 1

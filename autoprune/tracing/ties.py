@@ -129,7 +129,8 @@ class Ties:
             return
         if not left or not right:
             frozen, free = (one, other) if not left else (other, one)
-            self.freeze(np.array([free]), self.reason(frozen) or "")
+            reason = self.reason(frozen) or "it is tied to entries that always stay"
+            self.freeze(np.array([free]), reason)
         elif len(left) == len(right) > 1:
             for each, twin in zip(left, right, strict=True):
                 self._tie(each, twin)

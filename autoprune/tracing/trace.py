@@ -101,6 +101,7 @@ class Trace:
     ties: Ties = field(default_factory=Ties)
     sizes: list[SizeUse] = field(default_factory=list)
     attributes: list[Attribute] = field(default_factory=list)
+    cuts: list[Ids] = field(default_factory=list)
     products: list[Product] = field(default_factory=list)
     passages: dict[str, Passage | None] = field(default_factory=dict)
     kinds: list[tuple[Ids, str]] = field(default_factory=list)
@@ -231,6 +232,10 @@ class Trace:
         name = self.parameter(tensor)
         if name is not None:
             self.rows[name] = self.rows.get(name, 0) + rows
+
+    def cut(self, ids: Ids) -> None:
+        """Note that code counts these entries: units among them are unlike all others."""
+        self.cuts.append(ids)
 
     def use(
         self,

@@ -38,7 +38,7 @@ def _joined(trace: Trace, operands: list[Tensor], axis: int, size: int) -> Ids |
 @rule(
     "clone", "_to_copy", "to", "detach", "alias", "lift_fresh", "lift_fresh_copy", "contiguous",
     "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "_conj",
-    "dropout", "view_as_real", "positive", "to_dense",
+    "dropout", "positive", "to_dense",
 )  # fmt: skip
 def carried(trace: Trace, call: Call) -> None:
     """Same shape, same labels."""

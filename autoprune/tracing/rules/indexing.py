@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from autoprune.tracing.rules.registry import rule
@@ -37,6 +38,8 @@ def cut(trace: Trace, call: Call) -> None:
         start = _bound(call.get("start"), 0, size)
         end = start + out.shape[axis]
         labels[axis] = ids[start:end]
+        trace.cut(ids[:start])
+        trace.cut(ids[:end])
         trace.use(call, out, axis, labels[axis])
         if start:
             trace.use(call, out, axis, ids[:start], start, "start")
@@ -68,6 +71,8 @@ def split(trace: Trace, call: Call) -> None:
                 trace.ties.tie(parts[0], each)
         for out, part in zip(call.outputs, parts, strict=True):
             trace.use(call, out, axis, part)
+            if part is not None and len(set(sizes)) > 1:
+                trace.cut(part)
     for out, part in zip(call.outputs, parts, strict=True):
         trace.put(out, [*labels[:axis], part, *labels[axis + 1 :]])
 
@@ -91,8 +96,7 @@ def index(trace: Trace, call: Call) -> None:
         labels[call["dim"]] = None
         trace.put(call.result, labels)
         return
-    picks: Sequence[Tensor | None] = call["indices"]
-    axes = [axis for axis, each in enumerate(picks) if each is not None]
+    axes = _indexed(call["indices"])
     for axis in axes:
         trace.freeze(labels[axis], "its entries are picked by number")
     rest = [ids for axis, ids in enumerate(labels) if axis not in axes]
@@ -101,3 +105,15 @@ def index(trace: Trace, call: Call) -> None:
     together = axes == list(range(axes[0], axes[0] + len(axes)))
     place = axes[0] if together else 0
     trace.put(call.result, [*rest[:place], *unlabelled(width), *rest[place:]])
+
+
+def _indexed(picks: Sequence[Tensor | None]) -> list[int]:
+    """Return the dimensions that are indexed; a mask stands for all of its own."""
+    axes: list[int] = []
+    axis = 0
+    for each in picks:
+        width = each.dim() if each is not None and each.dtype in (torch.bool, torch.uint8) else 1
+        if each is not None:
+            axes += range(axis, axis + width)
+        axis += width
+    return axes
