@@ -31,9 +31,11 @@ the share of all macs that lies in layers with a prunable group, *lowest* the sh
 left with one unit in every group and without the blocks. *Error* is the largest difference
 between a carved network and its masked form, relative to the largest output.
 
-| network | family | groups | prunable | frozen | quarantined | blocks | reached | lowest | error | discovery | proof |
-|---|---|---|---|---|---|---|---|---|---|---|---|
 """
+COLUMNS = (
+    "network", "family", "groups", "prunable", "frozen", "quarantined", "blocks", "reached",
+    "lowest", "error", "discovery", "proof",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,12 @@ def examined(entry: Entry) -> Row:
 def document(rows: list[Row]) -> str:
     """Return the table, and below it what is left alone and why."""
     lines = [f"| {' | '.join(row.cells())} |" for row in rows]
-    text = HEAD + "\n".join(lines) + "\n\n## What is left alone, and why\n\n"
+    rule = "|---" * len(COLUMNS) + "|"
+    text = (
+        HEAD
+        + "\n".join([f"| {' | '.join(COLUMNS)} |", rule, *lines])
+        + "\n\n## What is left alone, and why\n\n"
+    )
     text += "One group for every kind of reason; outputs and single units are left out.\n\n"
     for row in rows:
         reasons = list(row.reasons().values())

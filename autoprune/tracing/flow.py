@@ -70,15 +70,15 @@ class Flow:
             if modules:
                 found.setdefault(tuple(modules), self._last(modules, branch))
         around = Counter(_around(modules) for modules in found)
-        return [
-            Block(
-                _name(modules, parameters, around),
-                modules,
-                adds,
-                tuple(self._returns.get(each, 0) for each in modules),
-            )
-            for modules, adds in found.items()
-        ]
+        blocks: list[Block] = []
+        names: Counter[str] = Counter()
+        for key, adds in found.items():
+            name = _name(key, parameters, around)
+            names[name] += 1
+            outputs = tuple(self._returns.get(each, 0) for each in key)
+            unique = f"{name}:{names[name]}" if names[name] > 1 else name
+            blocks.append(Block(unique, key, adds, outputs))
+        return blocks
 
     def _branches(self) -> Iterator[tuple[int, ...]]:
         """Yield bit sets of nodes: a residual branch, or two parallel ones."""

@@ -17,7 +17,7 @@ from autoprune.errors import ModelError
 from autoprune.tracing.example import Example, call, tensors_of
 from autoprune.tracing.flow import Flow
 from autoprune.tracing.modules import MODULE_RULES
-from autoprune.tracing.rules import find_rule, unknown
+from autoprune.tracing.rules import Rule, find_rule, unknown
 from autoprune.tracing.trace import Call, Passage, Trace
 
 COARSE_S = 20.0
@@ -108,8 +108,14 @@ class _Recorder(TorchDispatchMode):
         self.flow.note(call, self.trace.path[-1])
         if not self.opaque:
             coarse = elapsed > COARSE_S
-            (unknown if coarse or rule is None else rule)(self.trace, call)
+            self._apply(unknown if coarse or rule is None else rule, call)
         return result
+
+    def _apply(self, rule: Rule, call: Call) -> None:
+        try:
+            rule(self.trace, call)
+        except Exception:  # a form that the rule does not foresee is one without a rule
+            unknown(self.trace, call)
 
     def _follow_values(self, call: Call) -> None:
         taint = 0

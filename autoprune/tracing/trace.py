@@ -198,7 +198,8 @@ class Trace:
     def mark(self, ids: Ids | None, role: Role) -> None:
         """Note what an operation does with a dimension of a parameter."""
         if ids is not None:
-            self._roles[id(ids)] = (ids, role)
+            # Of a shared tensor the first use counts: an embedding makes what its head reads.
+            self._roles.setdefault(id(ids), (ids, role))
 
     def role(self, ids: Ids) -> Role:
         """Return what the operations did with a dimension of a parameter."""

@@ -8,7 +8,7 @@ from autoprune.tracing.rules import contraction, elementwise, indexing, layout, 
 from autoprune.tracing.rules.registry import RULES, Rule
 from autoprune.tracing.rules.unknown import unknown
 
-__all__ = ["contraction", "find_rule", "indexing", "layout", "reduction", "unknown"]
+__all__ = ["Rule", "contraction", "find_rule", "indexing", "layout", "reduction", "unknown"]
 
 
 def find_rule(name: str, func: torch._ops.OpOverload) -> Rule | None:

@@ -54,9 +54,14 @@ def carried(trace: Trace, call: Call) -> None:
 )  # fmt: skip
 def created(trace: Trace, call: Call) -> None:
     """A tensor made of constants may shrink with what it meets, if its size can follow."""
-    labels: Labels = [
-        trace.ties.fresh(size) if 1 < size <= _FRESH_LIMIT else None for size in call.result.shape
-    ]
-    for axis, ids in enumerate(labels):
-        trace.use(call, call.result, axis, ids)
-    trace.put(call.result, labels)
+    axes = range(call.result.dim())
+    trace.put(call.result, [created_dimension(trace, call, call.result, axis) for axis in axes])
+
+
+def created_dimension(trace: Trace, call: Call, out: Tensor, axis: int) -> Ids | None:
+    """Return new variables for a dimension of equal entries; a very long one stays."""
+    if not 1 < out.shape[axis] <= _FRESH_LIMIT:
+        return None
+    ids = trace.ties.fresh(out.shape[axis])
+    trace.use(call, out, axis, ids)
+    return ids

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from autoprune.tracing.rules.elementwise import created_dimension
 from autoprune.tracing.rules.registry import rule
 from autoprune.tracing.rules.unknown import unknown
 from autoprune.tracing.shapes import Labels, reshaped, unlabelled
@@ -62,15 +63,15 @@ def permute(trace: Trace, call: Call) -> None:
 
 @rule("expand", "expand_copy")
 def expand(trace: Trace, call: Call) -> None:
-    """New dimensions and stretched ones carry no labels."""
+    """New dimensions are as long as the code says; stretched ones as what they meet."""
     source, out = call["self"], call.result
     missing = out.dim() - source.dim()
-    kept = [
-        ids if size == out.shape[missing + axis] else None
-        for axis, (ids, size) in enumerate(zip(trace.get(source), source.shape, strict=True))
-    ]
+    labels = [*unlabelled(missing), *trace.get(source)]
+    for axis, size in enumerate(source.shape, start=missing):
+        if size != out.shape[axis]:
+            labels[axis] = created_dimension(trace, call, out, axis)
     trace.alias(out, source)
-    trace.put(out, unlabelled(missing) + kept)
+    trace.put(out, labels)
 
 
 @rule("repeat")
@@ -142,7 +143,20 @@ def pad(trace: Trace, call: Call) -> None:
     trace.put(call.result, labels)
 
 
-@rule("roll", "flip", "tril", "triu", "diagonal")
+@rule("diagonal")
+def diagonal(trace: Trace, call: Call) -> None:
+    """Two dimensions become one, which stays whole like both of them."""
+    source = call["self"]
+    labels = trace.get(source)
+    pair = (call.get("dim1") or 0, 1 if call.get("dim2") is None else call["dim2"])
+    axes = {axis % source.dim() for axis in pair}
+    for axis in axes:
+        trace.freeze(labels[axis], "its diagonal is taken")
+    rest = [ids for axis, ids in enumerate(labels) if axis not in axes]
+    trace.put(call.result, [*rest, None])
+
+
+@rule("roll", "flip", "tril", "triu")
 def moved(trace: Trace, call: Call) -> None:
     """Entries change places along dimensions that therefore stay whole."""
     source = call["self"]
@@ -151,4 +165,4 @@ def moved(trace: Trace, call: Call) -> None:
     for axis in range(source.dim()) if call.name == "roll" and not axes else axes:
         trace.freeze(labels[axis], f"it is moved by aten.{call.name}")
         labels[axis] = None
-    trace.put(call.result, labels if call.result.dim() == source.dim() else labels[:-1])
+    trace.put(call.result, labels)

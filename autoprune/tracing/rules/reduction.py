@@ -43,7 +43,7 @@ def _axes(call: Call, source: Tensor) -> list[int]:
     return [axis % source.dim() for axis in (given if isinstance(given, list | tuple) else [given])]
 
 
-@rule("_softmax", "_log_softmax", "_safe_softmax", "cumsum", "cumprod", "sort", "topk", "glu")
+@rule("_softmax", "_log_softmax", "_safe_softmax", "cumsum", "cumprod", "sort", "topk")
 def ranked(trace: Trace, call: Call) -> None:
     """Entries along one dimension are weighed against each other: it stays whole."""
     source = call["self"]
