@@ -117,3 +117,19 @@ def _indexed(picks: Sequence[Tensor | None]) -> list[int]:
             axes += range(axis, axis + width)
         axis += width
     return axes
+
+
+@rule("_pack_padded_sequence")
+def pack(trace: Trace, call: Call) -> None:
+    """Sequences of different lengths lie behind each other; their features are untouched."""
+    packed, sizes = call.outputs
+    trace.put(packed, [None, *trace.get(call["input"])[2:]])
+    trace.put(sizes, [None])
+
+
+@rule("_pad_packed_sequence")
+def unpack(trace: Trace, call: Call) -> None:
+    """The way back from `pack`."""
+    padded, lengths = call.outputs
+    trace.put(padded, [None, None, *trace.get(call["data"])[1:]])
+    trace.put(lengths, [None])
