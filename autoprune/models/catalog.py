@@ -9,13 +9,14 @@ from functools import partial
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from autoprune.errors import ModelError, suggestion
 from autoprune.job.spec import ModelSpec
 from autoprune.models.checkpoint import load_checkpoint
 from autoprune.models.cifar_resnet import DEPTHS, CifarResNet
 from autoprune.models.digits_cnn import IMAGE_SIZE, DigitsCnn
+from autoprune.tracing.example import logits_of
 from autoprune.vision import ensure_torchvision
 
 _TORCHVISION = "torchvision/"
@@ -47,6 +48,8 @@ def build_model(spec: ModelSpec, num_classes: int, input_shape: tuple[int, ...])
         torch.default_generator.manual_seed(_INIT_SEED)
         if spec.import_ is not None:
             model = _imported(spec.import_)
+            # Networks that return several values are judged, and exported, by their logits.
+            model.register_forward_hook(_logits)
         else:
             model = _builder(spec.title)(classes, input_shape)
     if spec.checkpoint is not None:
@@ -116,6 +119,10 @@ def _torchvision_names() -> list[str]:
     # Only this module: its submodules hold detection, segmentation and video.
     names: list[str] = models.list_models(module=models)
     return names
+
+
+def _logits(_: nn.Module, __: object, outputs: object) -> Tensor:
+    return logits_of(outputs)
 
 
 def _imported(target: str) -> nn.Module:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from autoprune.graph.block import Block
-from autoprune.graph.group import GroupTable, PrunableGroup
+from autoprune.graph.group import STORED, GroupTable, PrunableGroup
 from autoprune.surgery.clone import cloned
 from autoprune.surgery.masking import masked
 from autoprune.surgery.plan import carved, entries_without, tensors_of
@@ -32,8 +32,12 @@ from autoprune.tracing.recorder import evaluation_mode
 TOLERANCE = 1e-4
 _HIDDEN = 0.1  # share of a cut's effect below which a wrong cut would show
 _ROUNDING = 1e-12
+_MANY = 64  # units, of which a random half shows whether they are alike
 ALONE_S = 60.0
 """Seconds for groups one by one; those left then are only proven together."""
+TOGETHER_S = 60.0
+"""Further seconds for all groups together and for blocks; what is left then stays."""
+NO_TIME = "there was no time left to prove it; a smaller example input helps"
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,8 @@ class _Prover:
         admitted: list[PrunableGroup] = []
         self._admit(admitted, [group for group in groups if not group.is_frozen])
         names = {group.name for group in admitted}
-        reason = "together with other groups it breaks the network"
+        is_late = time.monotonic() > self._deadline + TOGETHER_S
+        reason = NO_TIME if is_late else "together with other groups it breaks the network"
         return [
             group if group.is_frozen or group.name in names else group.frozen(reason)
             for group in groups
@@ -124,6 +129,9 @@ class _Prover:
         halves = [_half(group) for group in groups if not group.is_frozen]
         judged: list[Block] = []
         for block in blocks:
+            if time.monotonic() > self._deadline + TOGETHER_S:
+                judged.append(block.frozen(NO_TIME))
+                continue
             free = [each for each in judged if not each.is_frozen]
             objection = self._objection([], [block]) or self._objection(halves, [*free, block])
             judged.append(block.frozen(f"without it {objection}") if objection else block)
@@ -131,6 +139,8 @@ class _Prover:
 
     def _admit(self, admitted: list[PrunableGroup], waiting: list[PrunableGroup]) -> None:
         """Add those groups, in halves where they fail, that work with the ones admitted."""
+        if time.monotonic() > self._deadline + TOGETHER_S:
+            return
         if not waiting or self._objection([_half(each) for each in (*admitted, *waiting)]) is None:
             admitted += waiting
         elif len(waiting) > 1:
@@ -140,8 +150,11 @@ class _Prover:
 
     def _objection_to_one(self, group: PrunableGroup) -> str | None:
         order, half = _order(group), group.units // 2
-        # Every unit but one in the middle leaves at least once.
-        for gone in (order < 1, order < half, order >= group.units - half):
+        cuts = [order < 1, order < half]
+        if group.units < _MANY or any(each.role not in STORED for each in group.slices):
+            # Few units, or numbers that count some of them: the others leave as well.
+            cuts.append(order >= group.units - half)
+        for gone in cuts:
             objection = self._objection([(group, gone)])
             if objection is not None:
                 return f"without {gone.sum()} of its units {objection}"

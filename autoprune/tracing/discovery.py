@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 from torch import nn
 
 from autoprune.errors import ModelError
 from autoprune.graph.cost import CostRow, CostTable, Extent
-from autoprune.graph.group import GroupTable, PrunableGroup, Role
+from autoprune.graph.group import GroupTable, PrunableGroup, Role, Slice
 from autoprune.graph.network import NetworkGraph
 from autoprune.tracing.example import Example, described
 from autoprune.tracing.families import Families, Slot
@@ -80,7 +81,7 @@ def _slots(trace: Trace) -> Iterator[Slot]:
 
 
 def _whole(trace: Trace, taken: set[str]) -> Iterator[PrunableGroup]:
-    """Yield a group without slices for every layer whose outputs all stay, with the reason."""
+    """Yield a group for every layer whose outputs all stay, with the reason."""
     for name in _names(trace):
         layer = name.rpartition(".")[0] or name
         for ids in trace.labelled(name):
@@ -90,7 +91,10 @@ def _whole(trace: Trace, taken: set[str]) -> Iterator[PrunableGroup]:
             makes_units = trace.role(ids) == "out" and name in trace.rows
             if makes_units or reason.startswith(PASSES_THROUGH):
                 taken.add(layer)
-                yield PrunableGroup(layer, len(ids), (), reason)
+                # Only the layer is of interest: no units will leave.
+                nothing = np.empty((0, 0), dtype=np.int64)
+                whole = Slice(name, 0, len(ids), nothing, "out")
+                yield PrunableGroup(layer, len(ids), (whole,), reason)
 
 
 def _first(trace: Trace, group: PrunableGroup) -> int:

@@ -40,7 +40,12 @@ def convolution(trace: Trace, call: Call) -> None:
     trace.put(call.result, [channels[0], out, *unlabelled(call.result.dim() - 2)])
     # A transposed convolution multiplies once per tap at each position of its input.
     counted = source if transposed else call.result
-    trace.multiply(weight, math.prod(counted.shape) // counted.shape[1])
+    positions = math.prod(counted.shape) // counted.shape[1]
+    if trace.parameter(weight) is not None:
+        trace.multiply(weight, positions)
+    else:
+        sizes = (positions, *weight.shape)
+        trace.products.append(Product(trace.path[-1], sizes, (None, *trace.get(weight))))
 
 
 def _grouped(
