@@ -11,7 +11,7 @@ was sliced. Nothing is traced again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -30,6 +30,8 @@ from autoprune.surgery.sizes import refresh, set_size
 Scores = Mapping[str, np.ndarray]
 Place = tuple[str, int]
 """Name and dimension of a slice: of a tensor, of a number, of a module's side."""
+Removed = Sequence[tuple[PrunableGroup, np.ndarray]]
+"""Groups that lose units, and which ones: true in shape (units,)."""
 
 
 class Plan:
@@ -81,32 +83,27 @@ class Plan:
         return masked(self.model, self._tensors, self.kept_entries(policy), blocks)
 
     def factors(self, policy: Policy) -> dict[str, float]:
-        """Return by what tensors are multiplied after units of tempered groups left."""
-        factors: dict[str, float] = {}
-        for group in self.groups.prunable:
-            if group.tempered:
-                kept = self.groups.kept_units(policy)[group.name]
-                for tensor, factor in group.factors(kept).items():
-                    factors[tensor] = factors.get(tensor, 1.0) * factor
-        return factors
+        """Return by what carving multiplies tensors, where attention is tempered."""
+        return factors_without(self._removed(policy))
 
     def kept_entries(self, policy: Policy) -> dict[Place, np.ndarray]:
         """Return which positions stay, a boolean array (size,), wherever any leaves.
 
         Nothing is said of what leaves with a dropped block.
         """
+        return entries_without(self._removed(policy), self.groups.dropped(policy))
+
+    def _removed(self, policy: Policy) -> Removed:
         removed = []
         for name, units in self.kept_units(policy).items():
             gone = np.ones(self.groups[name].units, dtype=bool)
             gone[units] = False
             removed.append((self.groups[name], gone))
-        return entries_without(removed, self.groups.dropped(policy))
+        return removed
 
 
-def entries_without(
-    removed: Iterable[tuple[PrunableGroup, np.ndarray]], blocks: Sequence[Block]
-) -> dict[Place, np.ndarray]:
-    """Return which positions stay when some units, true in shape (units,), and blocks leave."""
+def entries_without(removed: Removed, blocks: Sequence[Block]) -> dict[Place, np.ndarray]:
+    """Return which positions stay when units and blocks leave."""
     masks: dict[Place, np.ndarray] = {}
     for group, gone in removed:
         for each in group.slices:
@@ -115,6 +112,15 @@ def entries_without(
                 mask = masks.setdefault(place, np.ones(each.size, dtype=bool))
                 mask[each.lost(gone)] = False
     return masks
+
+
+def factors_without(removed: Removed) -> dict[str, float]:
+    """Return by what tensors are multiplied when units of tempered groups leave."""
+    factors: dict[str, float] = {}
+    for group, gone in removed:
+        for tensor, factor in group.factors(int((~gone).sum())).items():
+            factors[tensor] = factors.get(tensor, 1.0) * factor
+    return factors
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:

@@ -12,26 +12,18 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
+from torch import nn
 
 from autoprune.graph.block import Block
 from autoprune.graph.group import STORED, GroupTable, PrunableGroup
-from autoprune.surgery.clone import cloned
-from autoprune.surgery.masking import masked
-from autoprune.surgery.plan import carved, entries_without, tensors_of
+from autoprune.surgery.comparison import Comparison
 from autoprune.surgery.variants import PASSING, number_of, passed_module, variants
-from autoprune.tracing.example import Example, call
-from autoprune.tracing.example import tensors_of as outputs_of
+from autoprune.tracing.example import Example
 from autoprune.tracing.recorder import evaluation_mode
 
-TOLERANCE = 1e-4
-_HIDDEN = 0.1  # share of a cut's effect below which a wrong cut would show
-_ROUNDING = 1e-12
 _MANY = 64  # units, of which a random half shows whether they are alike
 ALONE_S = 60.0
 """Seconds for groups one by one; those left then are only proven together."""
@@ -54,11 +46,9 @@ def prove(model: nn.Module, groups: GroupTable, example: Example) -> Proof:
     `example` has the batch first; two samples are enough. The error is relative to the
     largest output, or to one where outputs are smaller.
     """
-    if any(each.dtype in (torch.float16, torch.bfloat16) for each in model.parameters()):
-        # Their rounding errors are larger than what is looked for.
-        model, example = cloned(model, {}).float(), _cast(example, torch.float32)
     with evaluation_mode(model), torch.inference_mode():
-        prover = _Prover(model, example)
+        comparison = Comparison(model, example)
+        prover = _Prover(comparison)
         alone = [prover.judged(group) for group in groups]
         # A module at full width is so for every group that passes through it.
         bridged = {module for group in alone for module in _passed(group)}
@@ -67,17 +57,12 @@ def prove(model: nn.Module, groups: GroupTable, example: Example) -> Proof:
             for group, one in zip(groups, alone, strict=True)
         ]
         proven = prover.together(alone)
-        return Proof(GroupTable(proven, prover.blocks(groups.blocks, proven)), prover.error)
+        return Proof(GroupTable(proven, prover.blocks(groups.blocks, proven)), comparison.error)
 
 
 class _Prover:
-    def __init__(self, model: nn.Module, example: Example, *, is_exact: bool = False) -> None:
-        self.model = model
-        self.example = example
-        self.error = 0.0
-        self._is_exact = is_exact
-        self._tensors = tensors_of(model)
-        self._expected = self._outputs(model)
+    def __init__(self, comparison: Comparison) -> None:
+        self._objection = comparison.objection
         self._readings: dict[str, str] = {}
         self._deadline = time.monotonic() + ALONE_S
 
@@ -160,63 +145,6 @@ class _Prover:
                 return f"without {gone.sum()} of its units {objection}"
         return None
 
-    def _objection(
-        self, removed: Sequence[tuple[PrunableGroup, np.ndarray]], blocks: Sequence[Block] = ()
-    ) -> str | None:
-        """Say why the network breaks without some units, true in a mask, and blocks, or None."""
-        kept, factors = entries_without(removed, blocks), _factors(removed)
-        try:
-            outputs = self._outputs(
-                carved(self.model, self._tensors, kept, factors, blocks, share=True)
-            )
-        except Exception as error:  # whatever a broken network raises, it is broken
-            return f"the network fails: {_first_line(error)}"
-        shapes = [tuple(each.shape) for each in outputs]
-        expected = [tuple(each.shape) for each in self._expected]
-        if shapes != expected:
-            return f"the outputs have shapes {shapes} instead of {expected}"
-        silenced = self._outputs(masked(self.model, self._tensors, kept, blocks))
-        difference = self._difference(outputs, silenced)
-        effect = self._difference(silenced, self._expected)
-        allowed = min(TOLERANCE, _HIDDEN * effect + _ROUNDING) if self._is_exact else TOLERANCE
-        if not difference <= allowed:
-            return (
-                f"the outputs differ by {difference:.1e} from the network with zeros in their place"
-            )
-        if difference > _HIDDEN * effect and (exact := self._exact) is not None:
-            # So faint an effect could hide a wrong cut in rounding errors: look closer.
-            return exact._objection(removed, blocks)
-        self.error = max(self.error, difference)
-        return None
-
-    @cached_property
-    def _exact(self) -> _Prover | None:
-        """The same in double precision, or None where the network does not run in it."""
-        if self._is_exact:
-            return None
-        try:
-            twin = cloned(self.model, {}).double()
-            return _Prover(twin, _cast(self.example, torch.float64), is_exact=True)
-        except Exception:  # whatever a network raises that insists on its number format
-            return None
-
-    def _outputs(self, network: nn.Module) -> list[Tensor]:
-        return outputs_of(call(network, self.example))
-
-    @staticmethod
-    def _difference(outputs: Sequence[Tensor], silenced: Sequence[Tensor]) -> float:
-        scale = max(1.0, *(float(each.abs().max()) for each in silenced))
-        pairs = zip(outputs, silenced, strict=True)
-        return max(float((one - other).abs().max()) for one, other in pairs) / scale
-
-
-def _cast(example: Example, dtype: torch.dtype) -> Example:
-    """Return an example input with its floating tensors in another number format."""
-    cast: Example = tree_map_only(
-        Tensor, lambda each: each.to(dtype) if each.is_floating_point() else each, example
-    )
-    return cast
-
 
 def _order(group: PrunableGroup) -> np.ndarray:
     """Return when each unit leaves; in no pattern, or one head would look like another."""
@@ -227,21 +155,7 @@ def _half(group: PrunableGroup) -> tuple[PrunableGroup, np.ndarray]:
     return group, _order(group) < group.units // 2
 
 
-def _factors(removed: Iterable[tuple[PrunableGroup, np.ndarray]]) -> dict[str, float]:
-    """Return by what tensors are multiplied when units of tempered groups leave."""
-    factors: dict[str, float] = {}
-    for group, gone in removed:
-        for tensor, factor in group.factors(int((~gone).sum())).items():
-            factors[tensor] = factors.get(tensor, 1.0) * factor
-    return factors
-
-
 def _passed(group: PrunableGroup) -> set[str]:
     """Return the modules that may run, or do run, at their full width for a group."""
     slices = () if group.is_frozen else group.slices
     return {passed_module(each) for each in slices if each.role in PASSING}
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:160]
