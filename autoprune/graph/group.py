@@ -51,6 +51,13 @@ class Slice:
         """Name of the module that owns the tensor."""
         return self.tensor.rpartition(".")[0]
 
+    @cached_property
+    def is_identity(self) -> bool:
+        """Say whether position u belongs to unit u, and nothing else is there."""
+        return self.entries.shape == (self.size, 1) and bool(
+            (self.entries[:, 0] == np.arange(self.size)).all()
+        )
+
     def lost(self, removed: np.ndarray) -> np.ndarray:
         """Return the positions that leave with some units, shape (n,)."""
         positions: np.ndarray = self.entries[removed].reshape(-1)

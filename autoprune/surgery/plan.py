@@ -106,11 +106,18 @@ def entries_without(removed: Removed, blocks: Sequence[Block]) -> dict[Place, np
     """Return which positions stay when units and blocks leave."""
     masks: dict[Place, np.ndarray] = {}
     for group, gone in removed:
+        kept = ~gone
         for each in group.slices:
-            if not held(blocks, _owner(each.tensor)):
-                place = (each.tensor, each.dim)
-                mask = masks.setdefault(place, np.ones(each.size, dtype=bool))
+            if blocks and held(blocks, _owner(each.tensor)):
+                continue
+            place = (each.tensor, each.dim)
+            known = masks.get(place)
+            if known is None and each.is_identity:
+                masks[place] = kept  # one array for most slices of a group
+            else:
+                mask = np.ones(each.size, dtype=bool) if known is None else known.copy()
                 mask[each.lost(gone)] = False
+                masks[place] = mask
     return masks
 
 
@@ -146,9 +153,12 @@ def carved(
     indices: dict[str, dict[int, Tensor]] = {}
     counts: dict[Place, int] = {}
     passages: dict[str, dict[int, np.ndarray]] = {}
+    rows: dict[int, Tensor] = {}
     for (name, dim), mask in kept.items():
         if name in tensors:
-            indices.setdefault(name, {})[dim] = torch.from_numpy(np.flatnonzero(mask))
+            if id(mask) not in rows:
+                rows[id(mask)] = torch.from_numpy(np.flatnonzero(mask))
+            indices.setdefault(name, {})[dim] = rows[id(mask)]
         elif ":" in name:
             passages.setdefault(name, {})[dim] = mask
         else:
@@ -180,8 +190,11 @@ def _owner(name: str) -> str:
 def _sliced(old: Tensor, indices: Mapping[int, Tensor]) -> Tensor:
     """Return the kept entries of a tensor in its own memory format."""
     new = old.detach()
-    # The dimension that loses most comes first: later copies are smaller.
-    for dim in sorted(indices, key=lambda dim: len(indices[dim]) / old.shape[dim]):
+    order = list(indices)
+    if len(order) > 1:
+        # The dimension that loses most comes first: later copies are smaller.
+        order.sort(key=lambda dim: len(indices[dim]) / old.shape[dim])
+    for dim in order:
         new = new.index_select(dim, indices[dim].to(old.device))
     if old.dim() == 4 and old.is_contiguous(memory_format=torch.channels_last):
         new = new.contiguous(memory_format=torch.channels_last)
