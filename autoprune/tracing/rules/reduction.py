@@ -95,7 +95,7 @@ def batch_norm(trace: Trace, call: Call) -> None:
     if call.get("running_mean") is None or call.get("training"):
         for axis in range(source.dim()):
             if axis != 1:
-                trace.freeze(labels[axis], "its statistics are those of the batch")
+                trace.freeze(labels[axis], "statistics are computed over it")
     _put_first(trace, call, labels)
 
 
