@@ -23,7 +23,7 @@ from autoprune.job.constraint import Constraint
 from autoprune.job.spec import Job
 from autoprune.metrics import cheap_measurements, metrics_of
 from autoprune.policy import Policy
-from autoprune.space import Integer, SearchSpace
+from autoprune.space import Choice, Float, SearchSpace, Value
 from autoprune.surgery.proof import prove
 from autoprune.tracing.discovery import discover
 from autoprune.tracing.example import logits_of
@@ -90,11 +90,14 @@ def evaluator_spec(job: Job, preparation: Preparation, files: str | None = None)
 def seconds_per_trial(found: Preflight) -> float:
     """Evaluate the middle of the space at the lowest rung and return the warm seconds."""
     evaluator = evaluator_spec(found.job, found.preparation).build()
-    middle = {
-        each.name: (each.low + each.high) // 2
-        for each in found.space.parameters
-        if isinstance(each, Integer)
-    }
+    middle: dict[str, Value] = {}
+    for each in found.space.parameters:
+        if isinstance(each, Choice):
+            middle[each.name] = each.options[0]
+        elif isinstance(each, Float):
+            middle[each.name] = (each.low + each.high) / 2
+        else:
+            middle[each.name] = (each.low + each.high) // 2
     policy = found.preparation.graph.groups.canonical(found.space.decode(middle))
     laps = [evaluator.evaluate(WorkItem(0, policy)).seconds for _ in range(3)]
     return statistics.median(laps[1:])
@@ -135,11 +138,19 @@ def inspection(found: Preflight, seconds: float) -> dict[str, Any]:
 
 
 def _lowest(space: SearchSpace, preparation: Preparation) -> Costs:
-    """Return the cost with every ordered parameter at its lowest value."""
-    values = {
-        each.name: each.low if hasattr(each, "low") else each.options[0]
+    """Return the cost with every number at its lowest value, and the options that cost least."""
+    values: dict[str, Value] = {
+        each.name: each.options[0] if isinstance(each, Choice) else each.low
         for each in space.parameters
     }
+
+    def with_option(name: str, option: Value) -> Costs:
+        return preparation.graph.costs.costs(space.decode({**values, name: option}))
+
+    for each in space.parameters:
+        if isinstance(each, Choice):
+            macs = [with_option(each.name, option).macs for option in each.options]
+            values[each.name] = each.options[macs.index(min(macs))]
     return preparation.graph.costs.costs(space.decode(values))
 
 

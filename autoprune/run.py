@@ -155,7 +155,10 @@ class Run:
 
     def show_json(self, trial: Trial) -> dict[str, Any]:
         """Return everything about a trial: policy in units, costs, measurements, provenance."""
-        kept = self.graph.groups.kept_units(trial.policy)
+        groups = self.graph.groups
+        kept = groups.kept_units(trial.policy)
+        # Nothing is left of groups within dropped blocks.
+        kept |= dict.fromkeys(groups.vanishing(trial.policy), 0)
         costs = self.graph.costs.costs(trial.policy)
         same = [x for x in self.history.trials.values() if x.policy == trial.policy]
         return {
@@ -165,9 +168,7 @@ class Run:
             "attempts": trial.attempts,
             "failure": trial.failure.to_json() if trial.failure else None,
             "costs": {"macs": costs.macs, "params": costs.params, "size_bytes": costs.size_bytes},
-            "units": {
-                group.name: [kept[group.name], group.units] for group in self.graph.groups.prunable
-            },
+            "units": {group.name: [kept[group.name], group.units] for group in groups.prunable},
             "dropped": sorted(trial.policy.dropped),
             "evaluations": [
                 {"trial": x.number, "rung": x.rung, "split": split, **each.to_json()}

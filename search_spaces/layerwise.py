@@ -10,10 +10,11 @@ from fnmatch import fnmatchcase
 from autoprune.errors import InputError, PolicyError, suggestion
 from autoprune.graph.group import GroupTable, PrunableGroup
 from autoprune.policy import Policy
-from autoprune.space import Integer, SearchSpace, Values
+from autoprune.space import Choice, Integer, SearchSpace, Value, Values
 
 # 0.55 * 100 is 55.00000000000001: a bound may be missed by rounding, never by a whole unit.
 _SLACK = 1e-9
+_BLOCK = ("kept", "dropped")
 
 
 class Layerwise(SearchSpace):
@@ -22,7 +23,7 @@ class Layerwise(SearchSpace):
     A group's parameter is the index into its ascending list of allowed counts: the
     multiples of `round_to` within the `keep_ratio` range, and the whole group where the
     range ends at 1. Groups left out of the space stay whole. With `depth`, every block that
-    can be left out has a parameter `NAME:block`, 1 where it stays and 0 where it does not.
+    can be left out has a parameter `NAME:block`, which is `kept` or `dropped`.
     Policies are canonical where no block is left out.
 
     Args:
@@ -68,7 +69,7 @@ class Layerwise(SearchSpace):
         self._blocks = {f"{x.name}:block": x.name for x in groups.droppable} if depth else {}
         self.parameters = (
             *(Integer(name, 0, len(levels) - 1) for name, levels in self._levels.items()),
-            *(Integer(name, 0, 1) for name in self._blocks),
+            *(Choice(name, _BLOCK) for name in self._blocks),
         )
 
     def decode(self, values: Values) -> Policy:
@@ -78,7 +79,7 @@ class Layerwise(SearchSpace):
             for name, levels in self._levels.items()
         }
         policy = self._groups.canonical(Policy.from_keep_ratios(keep_ratios, self._criterion))
-        dropped = (block for name, block in self._blocks.items() if not values[name])
+        dropped = (block for name, block in self._blocks.items() if values[name] == _BLOCK[1])
         return replace(policy, dropped=frozenset(dropped))
 
     def encode(self, policy: Policy) -> Values:
@@ -95,7 +96,9 @@ class Layerwise(SearchSpace):
         dropped = {block.name for block in self._groups.dropped(policy)}
         if not dropped <= set(self._blocks.values()):
             raise PolicyError(f"the space leaves out no blocks, the policy {sorted(dropped)}")
-        values = {name: int(block not in dropped) for name, block in self._blocks.items()}
+        values: dict[str, Value] = {
+            name: _BLOCK[block in dropped] for name, block in self._blocks.items()
+        }
         for name, kept in self._groups.kept_units(policy).items():
             if name in self._index:
                 values[name] = self._position(name, kept)

@@ -66,6 +66,8 @@ def print_trial(run: Run, body: Mapping[str, Any]) -> None:
     _console.print(
         f"macs {costs['macs']:,}   params {costs['params']:,}   bytes {costs['size_bytes']:,}"
     )
+    if body["dropped"]:
+        _console.print(f"blocks left out: {', '.join(body['dropped'])}")
     table = Table(title=f"units kept, ranked by {body['policy']['recipe']['criterion']}")
     for column in ("group", "kept", "of", "keep_ratio"):
         table.add_column(column, justify="left" if column == "group" else "right")

@@ -114,12 +114,22 @@ def convergence_figure(run: Run) -> Any | None:
 
 
 def policy_figure(run: Run) -> Any | None:
-    """Heat map of keep_ratio: groups against front members, best by the first goal first."""
+    """Heat map of keep_ratio: groups against front members, best by the first goal first.
+
+    Groups that vanish with a dropped block have none left.
+    """
     members, groups = run.front().members, [group.name for group in run.graph.groups.prunable]
     if not members or not groups:
         return None
+    gone = [run.graph.groups.vanishing(trial.policy) for trial in members]
     heat = go.Heatmap(
-        z=[[trial.policy.keep_ratio(group) for trial in members] for group in groups],
+        z=[
+            [
+                0.0 if group in vanished else trial.policy.keep_ratio(group)
+                for trial, vanished in zip(members, gone, strict=True)
+            ]
+            for group in groups
+        ],
         x=[f"#{trial.number}" for trial in members],
         y=groups,
         zmin=0,

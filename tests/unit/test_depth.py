@@ -11,13 +11,16 @@ from torch import Tensor, nn
 from autoprune.criteria.l1 import L1
 from autoprune.errors import PolicyError
 from autoprune.evaluation.inference import fold
+from autoprune.evaluation.preparation import Preparation
 from autoprune.graph.network import NetworkGraph
 from autoprune.models.cifar_resnet import CifarResNet
 from autoprune.policy import Policy
+from autoprune.preflight import _lowest
 from autoprune.surgery.plan import Plan
 from autoprune.surgery.proof import prove
 from autoprune.surgery.scores import score_groups
 from autoprune.tracing.discovery import discover
+from search_spaces.layerwise import Layerwise
 
 IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
@@ -146,3 +149,15 @@ def test_policies_and_graphs_with_blocks_survive_json() -> None:
     assert policy.sha256 != Policy.from_keep_ratios({"wide": 0.5}).sha256
     assert again.costs.costs(policy) == graph.costs.costs(policy)
     assert again.groups.canonical(policy) == dropping("wide")
+
+
+def test_the_lowest_cost_of_a_space_with_depth_leaves_the_blocks_out() -> None:
+    _, graph = planned(resnet())
+    preparation = Preparation(graph, torch.float32, 10, "")
+    shallow = _lowest(Layerwise(graph.groups, keep_ratio=(0.5, 1.0), depth=True), preparation)
+    deep = _lowest(Layerwise(graph.groups, keep_ratio=(0.5, 1.0)), preparation)
+    assert shallow.macs < 0.5 * deep.macs
+    blocks = frozenset(block.name for block in graph.groups.droppable)
+    ratios = {group.name: 0.5 for group in graph.groups.prunable}
+    expected = replace(Policy.from_keep_ratios(ratios), dropped=blocks)
+    assert shallow == graph.costs.costs(graph.groups.canonical(expected))
