@@ -64,6 +64,7 @@ def split(trace: Trace, call: Call) -> None:
     sizes = [each.shape[axis] for each in call.outputs]
     parts = unlabelled(len(sizes))
     if ids is not None:
+        trace.use(call, source, axis, ids, part="whole")
         ends = [sum(sizes[: index + 1]) for index in range(len(sizes))]
         parts = [ids[end - size : end] for end, size in zip(ends, sizes, strict=True)]
         for each in parts[1:]:
