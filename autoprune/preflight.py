@@ -24,8 +24,7 @@ from autoprune.job.spec import Job
 from autoprune.metrics import cheap_measurements, metrics_of
 from autoprune.policy import Policy
 from autoprune.space import Choice, Float, SearchSpace, Value
-from autoprune.surgery.proof import prove
-from autoprune.tracing.discovery import discover
+from autoprune.surgery.examination import examine
 from autoprune.tracing.example import logits_of
 
 _PROOF_SAMPLES = 2
@@ -54,9 +53,8 @@ def preflight(job: Job) -> Preflight:
     dataset = load_dataset(job)
     model = to_layout(load_model(job, dataset), device)
     sample = dataset.normalise(dataset.train.inputs[:BATCH].to(device))
-    graph = discover(model, sample[:_PROOF_SAMPLES])
+    graph = examine(model, sample[:_PROOF_SAMPLES]).graph
     _check_classes(model, sample[:_PROOF_SAMPLES], dataset.num_classes)
-    graph = graph.with_groups(prove(model, graph.groups, sample[:_PROOF_SAMPLES]).groups)
     preparation = Preparation(
         graph, fastest_dtype(model, sample), dataset.num_classes, fingerprint(model)
     )
@@ -126,10 +124,6 @@ def inspection(found: Preflight, seconds: float) -> dict[str, Any]:
         "dense": {"macs": found.dense.macs, "params": found.dense.params},
         "lowest": {"macs": found.lowest.macs, "params": found.lowest.params},
         "groups": groups,
-        "blocks": [
-            {"name": each.name, "modules": list(each.modules), "reason": each.reason}
-            for each in found.preparation.graph.groups.blocks
-        ],
         "constraints": [
             {"text": each.text, "reachable": is_reachable} for each, is_reachable in found.reachable
         ],

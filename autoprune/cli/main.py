@@ -88,7 +88,8 @@ def inspect(
     if format_ is Format.json:
         _print_json(body)
     else:
-        print_inspection(body)
+        blocks = [each.name for each in found.preparation.graph.groups.droppable]
+        print_inspection(body, blocks)
 
 
 @app.command()

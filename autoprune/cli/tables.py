@@ -88,8 +88,8 @@ def print_trial(run: Run, body: Mapping[str, Any]) -> None:
     _console.print(f"dominated by {others}" if others else "not dominated by any front member")
 
 
-def print_inspection(body: Mapping[str, Any]) -> None:
-    """Print what `autoprune inspect` found."""
+def print_inspection(body: Mapping[str, Any], blocks: Sequence[str]) -> None:
+    """Print what `autoprune inspect` found; `blocks` are those that may be left out."""
     dense, lowest = body["dense"], body["lowest"]
     _console.print(f"[bold]{body['model']}[/bold]")
     _console.print(f"dense  {dense['macs']:>15,} macs  {dense['params']:>13,} params")
@@ -110,7 +110,6 @@ def print_inspection(body: Mapping[str, Any]) -> None:
             style="dim" if group["frozen"] else "",
         )
     _console.print(table)
-    blocks = [each["name"] for each in body["blocks"] if each["reason"] is None]
     if blocks:
         _console.print(f"blocks that may be left out (space.depth): {', '.join(blocks)}")
     words = {True: "can be met", False: "CANNOT be met", None: "only a measurement tells"}

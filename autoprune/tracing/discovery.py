@@ -27,14 +27,16 @@ from autoprune.tracing.ties import Ids
 from autoprune.tracing.trace import Trace
 
 
-def discover(model: nn.Module, example: Example) -> NetworkGraph:
+def discover(model: nn.Module, example: Example, *, couples: bool = False) -> NetworkGraph:
     """Run `model` on `example` (batch first) and return its groups and costs.
 
+    With `couples`, code that may read a width off a module's input keeps that width equal
+    to its own: fewer groups, which work where those found without it broke the network.
     The model is not changed. Raises `ModelError` when it does not run on the example,
     depends on the values of its data, or takes more than a minute.
     """
     try:
-        trace, flow = record(model, example)
+        trace, flow = record(model, example, couples=couples)
     except ModelError:
         raise
     except Exception as error:

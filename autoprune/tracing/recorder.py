@@ -43,14 +43,15 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def record(model: nn.Module, example: Example) -> tuple[Trace, Flow]:
+def record(model: nn.Module, example: Example, *, couples: bool = False) -> tuple[Trace, Flow]:
     """Run `model` on `example` once and return what was seen.
 
     Raises `ModelError` when the model does not run, reads the values that it computes, or
     takes longer than `LIMIT_S`.
     """
     inputs = [each for each in tree_leaves(example) if isinstance(each, Tensor)]
-    trace = Trace(model, batch=inputs[0].shape[0] if inputs and inputs[0].dim() else 1)
+    batch = inputs[0].shape[0] if inputs and inputs[0].dim() else 1
+    trace = Trace(model, batch=batch, couples=couples)
     recorder = _Recorder(trace, inputs)
     with ExitStack() as stack:
         stack.enter_context(evaluation_mode(model))
@@ -174,6 +175,8 @@ def _hooks(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
 
     def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
         trace.path.append(names[module])
+        given = (*args, *kwargs.values())
+        trace.given.append(next((each for each in given if isinstance(each, Tensor)), None))
         recorder.opaque += type(module) in MODULE_RULES
 
     def leave(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
@@ -185,6 +188,7 @@ def _hooks(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
             _note_passage(trace, module, args, output)
         recorder.flow.returned(names[module], output)
         trace.path.pop()
+        trace.given.pop()
 
     handles = []
     for module in names:

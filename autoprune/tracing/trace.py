@@ -94,7 +94,11 @@ class Passage:
 
 @dataclass
 class Trace:
-    """Labels of every tensor of the run, and what else the groups are made of."""
+    """Labels of every tensor of the run, and what else the groups are made of.
+
+    `path` and `given` are stacks: the running modules and the first tensor that each was
+    given. With `couples`, sizes that code may have read off that tensor are tied to it.
+    """
 
     model: nn.Module
     batch: int
@@ -108,6 +112,8 @@ class Trace:
     rows: dict[str, int] = field(default_factory=dict)
     order: dict[str, int] = field(default_factory=dict)
     path: list[str] = field(default_factory=lambda: [""])
+    given: list[Tensor | None] = field(default_factory=lambda: [None])
+    couples: bool = False
 
     def __post_init__(self) -> None:
         """Give every parameter and buffer its name; of a shared one the first name counts."""
@@ -233,6 +239,19 @@ class Trace:
         name = self.parameter(tensor)
         if name is not None:
             self.rows[name] = self.rows.get(name, 0) + rows
+
+    def couple(self, ids: Ids | None) -> None:
+        """Tie a dimension of a view to one of the module's input that has the same size.
+
+        Attention that reshapes to `C // heads` and back to `C`, read off its input, works
+        only if the stream that it reads loses the same places in the same heads.
+        """
+        source = self.given[-1] if self.couples else None
+        if ids is None or source is None:
+            return
+        for other in self.get(source)[1:]:
+            if other is not None and len(other) == len(ids):
+                self.ties.tie(other, ids)
 
     def cut(self, ids: Ids) -> None:
         """Note that code counts these entries: units among them are unlike all others."""

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from autoprune.policy import Policy
+from autoprune.surgery.examination import examine
 from autoprune.surgery.plan import Plan
-from autoprune.surgery.proof import prove
-from autoprune.tracing.discovery import discover
 from tests.carving import difference, outputs_of, policies, stored_bytes
 from tests.zoo import ENTRIES, entry
 
@@ -36,11 +35,10 @@ def test_a_large_network_is_carved_exactly(name: str) -> None:
 
 def assert_pruned(name: str) -> None:
     network, example = entry(name).build()
-    graph = discover(network, example)
-    groups = prove(network, graph.groups, example).groups
+    graph = examine(network, example).graph
+    groups = graph.groups
     assert groups.prunable
     assert all(group.reason for group in groups if group.is_frozen)
-    graph = graph.with_groups(groups)
     ranks = {group.name: -np.arange(group.units, dtype=float) for group in groups.prunable}
     plan = Plan(network, groups, {"l1": ranks})
     for policy in (Policy(), *policies(groups, 2)):

@@ -21,6 +21,9 @@ def view(trace: Trace, call: Call) -> None:
     labels = reshaped(trace.ties, trace.get(source), source.shape, out.shape)
     for axis, ids in enumerate(labels):
         trace.use(call, out, axis, ids)
+    if source.dim() != out.dim():
+        for ids in (*trace.get(source), *labels):
+            trace.couple(ids)
     trace.alias(out, source)
     trace.put(out, labels)
 
