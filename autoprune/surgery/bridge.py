@@ -50,7 +50,8 @@ def bridged(network: nn.Module, masks: Mapping[str, Masks]) -> nn.Module:
     """Wrap the modules that `masks` names as "module:enter" and "module:leave", in place."""
     for path in dict.fromkeys(name.partition(":")[0] for name in masks):
         enter, leave = masks.get(f"{path}:enter", {}), masks.get(f"{path}:leave", {})
-        network.set_submodule(path, Bridge(network.get_submodule(path), enter, leave))
+        bridge = Bridge(network.get_submodule(path), enter, leave)
+        network.set_submodule(path, bridge.to(next(network.parameters()).device))
     return network
 
 

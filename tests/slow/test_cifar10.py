@@ -37,9 +37,10 @@ def test_the_dense_network_has_its_published_accuracy() -> None:
     job = load_job(ROOT / "examples" / "cifar10_resnet20.yaml", SETTINGS)
     found = preflight(job)
     assert found.dense.macs == 40_551_040
-    assert [x.name for x in found.preparation.graph.groups.prunable] == [
-        f"layer{stage}.{block}.conv1" for stage in (1, 2, 3) for block in (0, 1, 2)
-    ]
+    inner = {f"layer{stage}.{block}.conv1" for stage in (1, 2, 3) for block in (0, 1, 2)}
+    stages = {"conv1", "layer2.0.conv2", "layer3.0.conv2"}
+    assert {x.name for x in found.preparation.graph.groups.prunable} == inner | stages
+    assert {x.name for x in found.space.parameters} == inner
     evaluator = NetworkEvaluator(job=job.to_json(), preparation=found.preparation.to_json())
     bench = evaluator.bench
     wrong = 0
