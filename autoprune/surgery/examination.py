@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from autoprune.graph.network import NetworkGraph
-from autoprune.surgery.proof import ALONE_S, prove
+from autoprune.surgery.proof import ALONE_S, Proof, prove
 from autoprune.tracing.discovery import discover
 from autoprune.tracing.example import Example
 
@@ -34,16 +34,18 @@ def examine(model: nn.Module, example: Example) -> Examination:
     proof took a minute. The model is not changed. Raises `ModelError` as `discover` does.
     """
     start = time.monotonic()
-    plain = _examined(model, example, couples=False)
+    graph = discover(model, example)
+    proof = prove(model, graph.groups, example)
+    plain = _examination(graph, proof)
     if not plain.quarantined or time.monotonic() - start > ALONE_S:
         return plain
-    coupled = _examined(model, example, couples=True)
+    again = discover(model, example, couples=True)
+    settled = zip(graph.groups, proof.groups, strict=True)
+    coupled = _examination(again, prove(model, again.groups, example, settled))
     return min(plain, coupled, key=lambda each: each.graph.costs.lowest().macs)
 
 
-def _examined(model: nn.Module, example: Example, *, couples: bool) -> Examination:
-    graph = discover(model, example, couples=couples)
-    proof = prove(model, graph.groups, example)
+def _examination(graph: NetworkGraph, proof: Proof) -> Examination:
     quarantined = tuple(
         group.name for group in graph.groups.prunable if proof.groups[group.name].is_frozen
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,15 +40,21 @@ class Proof:
     error: float
 
 
-def prove(model: nn.Module, groups: GroupTable, example: Example) -> Proof:
+def prove(
+    model: nn.Module,
+    groups: GroupTable,
+    example: Example,
+    settled: Iterable[tuple[PrunableGroup, PrunableGroup]] = (),
+) -> Proof:
     """Return `groups` with every group frozen that breaks the network when it is cut.
 
-    `example` has the batch first; two samples are enough. The error is relative to the
-    largest output, or to one where outputs are smaller.
+    `example` has the batch first; two samples are enough. `settled` pairs groups, as found,
+    with what an earlier proof made of them; found again, they are not tried again. The
+    error is relative to the largest output, or to one where outputs are smaller.
     """
     with evaluation_mode(model), torch.inference_mode():
         comparison = Comparison(model, example)
-        prover = _Prover(comparison)
+        prover = _Prover(comparison, settled)
         alone = [prover.judged(group) for group in groups]
         # A module at full width is so for every group that passes through it.
         bridged = {module for group in alone for module in _passed(group)}
@@ -61,15 +67,23 @@ def prove(model: nn.Module, groups: GroupTable, example: Example) -> Proof:
 
 
 class _Prover:
-    def __init__(self, comparison: Comparison) -> None:
+    def __init__(
+        self,
+        comparison: Comparison,
+        settled: Iterable[tuple[PrunableGroup, PrunableGroup]],
+    ) -> None:
         self._objection = comparison.objection
+        self._settled = {_content(found): judged for found, judged in settled}
         self._readings: dict[str, str] = {}
         self._deadline = time.monotonic() + ALONE_S
 
-    def judged(self, group: PrunableGroup, bridged: Collection[str] = frozenset()) -> PrunableGroup:
+    def judged(self, group: PrunableGroup, bridged: Set[str] = frozenset()) -> PrunableGroup:
         """Return the group with the sizes that make it right, or frozen."""
         if group.is_frozen:
             return group
+        earlier = self._settled.get(_content(group))
+        if earlier is not None and bridged.isdisjoint(_passed(group)):
+            return earlier if earlier.is_frozen else self._chosen(earlier)
         if time.monotonic() > self._deadline:
             return self._chosen(next(variants(group, bridged, self._readings)))
         first: str | None = None
@@ -144,6 +158,12 @@ class _Prover:
             if objection is not None:
                 return f"without {gone.sum()} of its units {objection}"
         return None
+
+
+def _content(group: PrunableGroup) -> tuple[object, ...]:
+    """Return what tells groups apart: equal for two that lose the same entries."""
+    slices = ((x.tensor, x.dim, x.role, x.entries.tobytes()) for x in group.slices)
+    return (group.name, group.units, *slices)
 
 
 def _order(group: PrunableGroup) -> np.ndarray:
