@@ -150,19 +150,7 @@ def carved(
     Tensors in `factors` are multiplied by a number, and `blocks` are left out.
     With `share`, tensors that lose nothing are those of `model` itself.
     """
-    indices: dict[str, dict[int, Tensor]] = {}
-    counts: dict[Place, int] = {}
-    passages: dict[str, dict[int, np.ndarray]] = {}
-    rows: dict[int, Tensor] = {}
-    for (name, dim), mask in kept.items():
-        if name in tensors:
-            if id(mask) not in rows:
-                rows[id(mask)] = torch.from_numpy(np.flatnonzero(mask))
-            indices.setdefault(name, {})[dim] = rows[id(mask)]
-        elif ":" in name:
-            passages.setdefault(name, {})[dim] = mask
-        else:
-            counts[name.partition("#")[0], dim] = int(mask.sum())
+    indices = _indices(tensors, kept)
     memo: dict[int, object] = {id(each): each for each in tensors.values()} if share else {}
     for name, by_dim in indices.items():
         new = _sliced(tensors[name], by_dim)
@@ -177,9 +165,27 @@ def carved(
     # A shared tensor has several owners, all of which remember its sizes.
     for module in dict.fromkeys(_owner(x) for x, each in tensors.items() if id(each) in changed):
         refresh(network.get_submodule(module))
-    for (name, place), count in counts.items():
-        set_size(network, name, place, count)
+    passages: dict[str, dict[int, np.ndarray]] = {}
+    for (name, dim), mask in kept.items():
+        if ":" in name:
+            passages.setdefault(name, {})[dim] = mask
+        elif name not in tensors:
+            set_size(network, name.partition("#")[0], dim, int(mask.sum()))
     return bridged(network, passages)
+
+
+def _indices(
+    tensors: Mapping[str, Tensor], kept: Mapping[Place, np.ndarray]
+) -> dict[str, dict[int, Tensor]]:
+    """Return the kept positions of every tensor that loses any, by dimension."""
+    rows: dict[int, Tensor] = {}
+    indices: dict[str, dict[int, Tensor]] = {}
+    for (name, dim), mask in kept.items():
+        if name in tensors:
+            if id(mask) not in rows:  # most slices of a group share one mask
+                rows[id(mask)] = torch.from_numpy(np.flatnonzero(mask))
+            indices.setdefault(name, {})[dim] = rows[id(mask)]
+    return indices
 
 
 def _owner(name: str) -> str:

@@ -139,22 +139,26 @@ class Moments:
             for name, each in layers.items()
             if name not in left_out
         }
-        hooks = [
-            each.layer.register_forward_pre_hook(each.add, with_kwargs=True)
-            for each in sums.values()
-        ]
-        try:
-            with evaluation_mode(model), torch.no_grad():
-                for batch in batches:
-                    for each in sums.values():
-                        each.samples = len(batch)
-                    model(batch)
-        finally:
-            for hook in hooks:
-                hook.remove()
+        _add_up(model, sums, batches)
         # A layer that never ran by itself is read by its owner, as in attention.
         found = {name: each.moments() for name, each in sums.items() if each.count}
         return cls(found, left_out)
+
+
+def _add_up(model: nn.Module, sums: Mapping[str, _Sum], batches: Iterable[Tensor]) -> None:
+    """Run `model` over `batches` and let every sum see what its layer reads."""
+    hooks = [
+        each.layer.register_forward_pre_hook(each.add, with_kwargs=True) for each in sums.values()
+    ]
+    try:
+        with evaluation_mode(model), torch.no_grad():
+            for batch in batches:
+                for each in sums.values():
+                    each.samples = len(batch)
+                model(batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @torch.no_grad()

@@ -101,7 +101,7 @@ def attention(
         trace.freeze(head_ids, "every head has a mask of its own")
     query = trace.ties.product(head_ids, query_ids)
     made = {"q": query, "k": query, "v": trace.ties.product(head_ids, value_ids)}
-    sources = {letter: given[name] for letter, name in zip("qkv", given, strict=False)}
+    sources = {name[0]: given[name] for name in ("query", "key", "value")}
     _projections(trace, module, made, sources)
     weight = trace.get(module.out_proj.weight)
     trace.mark(weight[0], "out")
