@@ -55,14 +55,7 @@ def search(
     """
     job = _job(job)
     directory = Path(run) if run is not None else Path("runs") / job.name
-    exists = (directory / STORE_NAME).exists()
-    if exists and not resume:
-        raise RunError(
-            f"{directory} holds a run already; --resume continues it, --run names another"
-        )
-    if resume and not exists:
-        raise RunError(f"{directory} holds no run to resume")
-    if not exists:
+    if not _exists(directory, resume=resume):
         _create(job, directory)
     with _only_one(directory), SqlStore(directory / STORE_NAME) as store:
         record = store.jobs()[0]
@@ -79,6 +72,18 @@ def search(
     done = Run.open(directory)
     write_report(done, directory / REPORT_NAME)
     return done
+
+
+def _exists(directory: Path, *, resume: bool) -> bool:
+    """Say whether a run goes on; raises `RunError` where that is not what was asked."""
+    exists = (directory / STORE_NAME).exists()
+    if exists and not resume:
+        raise RunError(
+            f"{directory} holds a run already; --resume continues it, --run names another"
+        )
+    if resume and not exists:
+        raise RunError(f"{directory} holds no run to resume")
+    return exists
 
 
 def _job(job: Job | Mapping[str, Any] | str | Path) -> Job:
