@@ -38,6 +38,20 @@ def cloned(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     return new
 
 
+def forgetful(network: nn.Module) -> nn.Module:
+    """Make a network forget what it has kept in evaluation (biases laid out, kernels fused).
+
+    Modules that keep such things let go of them when they are set to training; every mode
+    is as before afterwards.
+    """
+    if any(type(each).train is not nn.Module.train for each in network.modules()):
+        modes = [(each, each.training) for each in network.modules()]
+        network.train()
+        for each, mode in modes:
+            each.training = mode
+    return network
+
+
 def _entries(source: Mapping[str, Any], memo: dict[int, Any]) -> dict[str, Any]:
     return {
         key: value if type(value) in _IMMUTABLE else _copied(value, memo)

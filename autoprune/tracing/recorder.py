@@ -35,6 +35,8 @@ _FLOAT_INPUT, _WHOLE_INPUT, _PARAMETER = 1, 2, 4
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Put every module into eval mode and restore each one's own mode afterwards."""
     modes = {module: module.training for module in model.modules()}
+    # Through training: what modules have kept from earlier evaluations is let go.
+    model.train()
     model.eval()
     try:
         yield

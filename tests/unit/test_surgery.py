@@ -267,3 +267,40 @@ def test_the_proof_quarantines_a_wrong_index_map() -> None:
         wrong.append(PrunableGroup(group.name, group.units, slices, group.reason))
     proven = prove(network, GroupTable(wrong), example).groups
     assert all("outputs differ" in (proven[name].reason or "") for name in ("a", "b", "hidden"))
+
+
+class Remembering(nn.Module):
+    """Attention over pixels whose biases are laid out once and kept while in evaluation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = 4
+        self.qkv = nn.Linear(3, 3 * 4 * 2)
+        self.biases = nn.Parameter(torch.randn(4, 9))
+        self.register_buffer("index", torch.arange(16).reshape(4, 4) % 9, persistent=False)
+        self.out = nn.Linear(8, 3)
+        self.kept: dict[str, Tensor] = {}
+
+    def train(self, mode: bool = True) -> Remembering:
+        super().train(mode)
+        if mode:
+            self.kept = {}
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = nn.functional.adaptive_avg_pool2d(x, 2).flatten(2).transpose(1, 2)
+        q, k, v = self.qkv(tokens).reshape(*tokens.shape[:2], 3, self.heads, 2).unbind(2)
+        if "biases" not in self.kept:
+            self.kept["biases"] = self.biases[:, self.index]
+        scores = q.transpose(1, 2) @ k.permute(0, 2, 3, 1) + self.kept["biases"]
+        return self.out((scores.softmax(-1) @ v.transpose(1, 2)).transpose(1, 2).flatten(2).mean(1))
+
+
+def test_what_a_network_keeps_in_evaluation_is_not_carved_along() -> None:
+    network, example = built(Remembering)
+    network(example)  # fills what is kept
+    groups = prove(network, discover(network, example).groups, example).groups
+    assert groups["qkv:heads"].reason is None
+    plan = Plan(network, groups, {"l1": score_groups(network, groups, L1())})
+    policy = Policy.from_keep_ratios({"qkv:heads": 0.5})
+    torch.testing.assert_close(plan.carve(policy)(example), plan.mask(policy)(example))
