@@ -10,8 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from autoprune.errors import RunError
 from autoprune.graph.cost import CostTable
 from autoprune.graph.group import GroupTable
+
+FORMAT = 2
+"""Version of the JSON form: 1 had one group table of module sides, without blocks."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,7 @@ class NetworkGraph:
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that `from_json` turns back into an equal graph."""
         return {
+            "format": FORMAT,
             "groups": self.groups.to_json(),
             "costs": self.costs.to_json(),
             "foldable": [list(pair) for pair in self.foldable],
@@ -32,7 +37,12 @@ class NetworkGraph:
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> NetworkGraph:
-        """Rebuild a graph from `to_json`."""
+        """Rebuild a graph from `to_json`; `RunError` for that of another version."""
+        if body.get("format") != FORMAT:
+            raise RunError(
+                f"the network's groups were written by another version of autoprune (format "
+                f"{body.get('format', 1)}, this one reads {FORMAT}); start a new run"
+            )
         groups = GroupTable.from_json(body["groups"])
         costs = CostTable.from_json(body["costs"], groups)
         return cls(groups, costs, tuple((conv, norm) for conv, norm in body["foldable"]))

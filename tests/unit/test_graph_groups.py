@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autoprune.errors import ModelError, PolicyError
+from autoprune.errors import ModelError, PolicyError, RunError
 from autoprune.graph.network import NetworkGraph
 from autoprune.policy import Policy
 from autoprune.surgery.proof import prove
@@ -210,6 +210,12 @@ def test_a_graph_survives_json() -> None:
     assert again.foldable == graph.foldable == (("a", "norm"),)
     policy = Policy.from_keep_ratios({"a": 0.5, "b": 0.5})
     assert again.costs.costs(policy) == graph.costs.costs(policy)
+
+
+def test_a_graph_of_another_version_is_refused() -> None:
+    body = discover(*built(Chain)).to_json()
+    with pytest.raises(RunError, match=r"another version of autoprune \(format 1"):
+        NetworkGraph.from_json({key: each for key, each in body.items() if key != "format"})
 
 
 def test_canonical_policies_of_equal_networks_are_equal() -> None:
