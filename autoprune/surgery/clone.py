@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -18,18 +19,33 @@ _IMMUTABLE = frozenset(
     {int, float, bool, str, bytes, type(None), torch.dtype, torch.device, torch.Size}
 )
 _CONTAINERS = frozenset({dict, OrderedDict, set, list})
+_KEEPS = -1  # in a memo, whose other keys are ids: some module does more when its mode changes
 
 
 def cloned(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     """Return a copy of a module tree; `memo` maps ids of tensors to their replacements.
 
-    Shared modules and tensors stay shared, as with `copy.deepcopy(module, memo)`.
+    Shared modules and tensors stay shared, as with `copy.deepcopy(module, memo)`. What
+    modules have kept in evaluation (biases laid out, kernels fused) is let go of.
     """
+    new = _module(module, memo)
+    if _KEEPS in memo:
+        # Such modules forget when they are set to training; every mode is restored.
+        modes = [(each, each.training) for each in new.modules()]
+        new.train()
+        for each, mode in modes:
+            each.training = mode
+    return new
+
+
+def _module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     if id(module) in memo:
         found: nn.Module = memo[id(module)]
         return found
     kind = type(module)
-    if hasattr(kind, "__deepcopy__") or isinstance(module, torch.jit.ScriptModule):
+    if kind.train is not nn.Module.train:
+        memo[_KEEPS] = True
+    if _is_special(kind):
         special: nn.Module = copy.deepcopy(module, memo)
         return special
     new: nn.Module = kind.__new__(kind)
@@ -38,18 +54,10 @@ def cloned(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     return new
 
 
-def forgetful(network: nn.Module) -> nn.Module:
-    """Make a network forget what it has kept in evaluation (biases laid out, kernels fused).
-
-    Modules that keep such things let go of them when they are set to training; every mode
-    is as before afterwards.
-    """
-    if any(type(each).train is not nn.Module.train for each in network.modules()):
-        modes = [(each, each.training) for each in network.modules()]
-        network.train()
-        for each, mode in modes:
-            each.training = mode
-    return network
+@cache
+def _is_special(kind: Any) -> bool:
+    """Say whether a class copies itself in its own way."""
+    return hasattr(kind, "__deepcopy__") or issubclass(kind, torch.jit.ScriptModule)
 
 
 def _entries(source: Mapping[str, Any], memo: dict[int, Any]) -> dict[str, Any]:
@@ -77,7 +85,7 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
     if kind is list and _IMMUTABLE.issuperset(map(type, value)):
         memo[id(value)] = found = list(value)
         return found
-    return cloned(value, memo) if isinstance(value, nn.Module) else copy.deepcopy(value, memo)
+    return _module(value, memo) if isinstance(value, nn.Module) else copy.deepcopy(value, memo)
 
 
 def _fresh(value: Tensor, memo: dict[int, Any]) -> Tensor:

@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from autoprune.graph.block import Block
-from autoprune.surgery.clone import cloned, forgetful
+from autoprune.surgery.clone import cloned
 from autoprune.surgery.depth import silence
 
 _LAYER_NORMS = frozenset({functional.layer_norm, torch.layer_norm})
@@ -41,7 +41,7 @@ def masked(
         lost = torch.from_numpy(np.flatnonzero(~mask)).to(old.device)
         new.data.index_fill_(dim, lost, 0)
         memo[id(old)] = new
-    twin = forgetful(cloned(model, memo))
+    twin = cloned(model, memo)
     silence(twin, blocks)
     norms: dict[str, Tensor] = {}
     for name, module in twin.named_modules():

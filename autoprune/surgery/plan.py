@@ -22,7 +22,7 @@ from autoprune.graph.block import Block, held
 from autoprune.graph.group import GroupTable, PrunableGroup
 from autoprune.policy import Policy
 from autoprune.surgery.bridge import bridged
-from autoprune.surgery.clone import cloned, forgetful
+from autoprune.surgery.clone import cloned
 from autoprune.surgery.depth import drop
 from autoprune.surgery.masking import masked
 from autoprune.surgery.sizes import refresh, set_size
@@ -159,7 +159,7 @@ def carved(
         memo[id(tensors[name])] = new
     # What a dropped block holds need not be copied.
     memo |= {id(each): each for name, each in tensors.items() if held(blocks, _owner(name))}
-    network = forgetful(cloned(model, memo))
+    network = cloned(model, memo)
     drop(network, blocks)
     changed = {id(tensors[name]) for name in indices}
     # A shared tensor has several owners, all of which remember its sizes.
