@@ -42,7 +42,7 @@ def _module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     if id(module) in memo:
         found: nn.Module = memo[id(module)]
         return found
-    kind = type(module)
+    kind: Any = type(module)
     if kind.train is not nn.Module.train:
         memo[_KEEPS] = True
     if _is_special(kind):
