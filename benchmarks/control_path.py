@@ -31,8 +31,7 @@ from autoprune.metrics import goals_of
 from autoprune.models.cifar_resnet import CifarResNet
 from autoprune.plugins import create
 from autoprune.store.sql import SqlStore
-from autoprune.surgery.proof import prove
-from autoprune.tracing.discovery import discover
+from autoprune.surgery.examination import examine
 from autoprune.trial import Evaluation, Measurement
 from cluster.executor import RayExecutor, Resources
 
@@ -83,8 +82,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=500)
     trials = parser.parse_args().trials
     model, example = CifarResNet(20).eval(), torch.randn(2, 3, 32, 32)
-    graph = discover(model, example)
-    graph = graph.with_groups(prove(model, graph.groups, example).groups)
+    graph = examine(model, example).graph
     preparation = Preparation(graph, torch.float32, 10, "")
     spec = EvaluatorSpec("benchmarks.control_path:NoopEvaluator", {"graph": graph.to_json()})
     local = ms_per_trial(LocalExecutor(spec), preparation, trials)

@@ -35,9 +35,10 @@ class Slice:
     entries. In the role `size` it names a number that a module remembers, and `dim` is its
     place in a tuple, or -1; where a number can be read in several ways, all but the first
     end in `#` and their rank. In `enter` and `leave` it is a module's name and the role,
-    joined by a colon. `entries` has shape
-    (units, width): row u lists the positions that belong to unit u, filled up with -1. A
-    position that several groups list is kept when all of them keep it.
+    joined by a colon.
+
+    `entries` has shape (units, width): row u lists the positions that belong to unit u,
+    filled up with -1. A position that several groups list is kept when all of them keep it.
     """
 
     tensor: str

@@ -71,5 +71,5 @@ class SlimAttention(nn.MultiheadAttention):
 
 
 def _of_keys(mask: Tensor | None) -> Tensor | None:
-    """Turn a mask of keys, shape (batch, keys), into one of all heads and queries."""
-    return None if mask is None else mask[:, None, None, :]
+    """Turn a mask of keys, shape (..., keys), into one of all heads and queries."""
+    return None if mask is None else mask[..., None, None, :]

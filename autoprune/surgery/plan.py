@@ -157,8 +157,8 @@ def carved(
         if factors.get(name, 1.0) != 1.0:
             new.data.mul_(factors[name])
         memo[id(tensors[name])] = new
-    # What a dropped block holds need not be copied.
-    memo |= {id(each): each for name, each in tensors.items() if held(blocks, _owner(name))}
+    if blocks:  # what they hold need not be copied
+        memo |= {id(each): each for name, each in tensors.items() if held(blocks, _owner(name))}
     network = cloned(model, memo)
     drop(network, blocks)
     changed = {id(tensors[name]) for name in indices}

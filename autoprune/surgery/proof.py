@@ -92,6 +92,8 @@ class _Prover:
             if objection is None:
                 return self._chosen(self._needed(group, candidate))
             first = first or objection
+            if time.monotonic() > self._deadline:
+                break
         assert first is not None
         return group.frozen(first)
 

@@ -86,7 +86,7 @@ def _whole(trace: Trace, taken: set[str]) -> Iterator[PrunableGroup]:
     """Yield a group for every layer whose outputs all stay, with the reason."""
     for name in _names(trace):
         layer = name.rpartition(".")[0] or name
-        for ids in trace.labelled(name):
+        for dim, ids in enumerate(trace.labelled(name)):
             if ids is None or layer in taken or not trace.ties.is_fixed(ids):
                 continue
             reason = trace.ties.reason(int(ids[0])) or ""
@@ -95,7 +95,7 @@ def _whole(trace: Trace, taken: set[str]) -> Iterator[PrunableGroup]:
                 taken.add(layer)
                 # Only the layer is of interest: no units will leave.
                 nothing = np.empty((0, 0), dtype=np.int64)
-                whole = Slice(name, 0, len(ids), nothing, "out")
+                whole = Slice(name, dim, len(ids), nothing, "out")
                 yield PrunableGroup(layer, len(ids), (whole,), reason)
 
 

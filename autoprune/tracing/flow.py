@@ -15,6 +15,8 @@ from autoprune.graph.block import Block
 from autoprune.tracing.trace import Call
 
 _INPUT = 0
+LIMIT = 20_000
+"""Operations; a run of more (a recurrence written out in Python) shows no branches."""
 
 
 class Flow:
@@ -31,6 +33,8 @@ class Flow:
 
     def note(self, call: Call, path: str) -> None:
         """Add an operation that the module at `path` has run."""
+        if len(self._paths) > LIMIT:
+            return
         parents = [self._made[id(each)] for each in call.inputs if id(each) in self._made]
         if call.name in ("add", "add_") and len(parents) == 2 and parents[0] != parents[1]:
             self._sums.append((parents[0], parents[1]))
@@ -56,19 +60,21 @@ class Flow:
     def blocks(self, model: nn.Module) -> list[Block]:
         """Return the branches that hold parameters, each once, in their order.
 
+        None are looked for in a run of more than `LIMIT` operations.
         What has no parameters runs on: it costs next to nothing, and others may read it.
         """
+        if len(self._paths) > LIMIT:
+            return []
         parameters = {name: _count(module) for name, module in model.named_modules()}
+        masks = self._masks()
         found: dict[tuple[str, ...], str] = {}
         for sides in self._branches():
-            known = [
-                (branch, [each for each in self._modules(branch) if parameters[each]])
-                for branch in sides
-            ]
+            sided = [[x for x in _whole(masks, branch) if parameters[x]] for branch in sides]
             # Of parallel branches one must stay: the larger one.
-            branch, modules = min(known, key=lambda one: sum(parameters[x] for x in one[1]))
+            modules = min(sided, key=lambda side: sum(parameters[each] for each in side))
             if modules:
-                found.setdefault(tuple(modules), self._last(modules, branch))
+                last = max(modules, key=lambda path: masks[path].bit_length())
+                found.setdefault(tuple(modules), last)
         around = Counter(_around(modules) for modules in found)
         blocks: list[Block] = []
         names: Counter[str] = Counter()
@@ -91,25 +97,20 @@ class Flow:
             else:
                 yield one & ~other, other & ~one
 
-    def _modules(self, branch: int) -> list[str]:
-        """Return the outermost modules all of whose operations belong to a branch."""
-        inside: Counter[str] = Counter()
-        total: Counter[str] = Counter()
+    def _masks(self) -> dict[str, int]:
+        """Return the nodes that every module runs, those within it included, as bit sets."""
+        masks: dict[str, int] = {}
         for node, path in enumerate(self._paths):
-            for each in _ancestry(path) if self._alive >> node & 1 else ():
-                total[each] += 1
-                inside[each] += branch >> node & 1
-        whole = {path for path, count in total.items() if path and inside[path] == count}
-        return [path for path in total if path in whole and whole.isdisjoint(_ancestry(path)[1:])]
+            if path and self._alive >> node & 1:
+                for each in _ancestry(path):
+                    masks[each] = masks.get(each, 0) | 1 << node
+        return masks
 
-    def _last(self, modules: Sequence[str], branch: int) -> str:
-        """Return the module that runs last in a branch."""
-        for node in range(len(self._paths) - 1, 0, -1):
-            around = _ancestry(self._paths[node]) if branch >> node & 1 else []
-            for each in modules:
-                if each in around:
-                    return each
-        raise AssertionError("a branch runs its modules")
+
+def _whole(masks: dict[str, int], branch: int) -> list[str]:
+    """Return the outermost modules all of whose operations belong to a branch."""
+    whole = {path for path, mask in masks.items() if not mask & ~branch}
+    return [path for path in masks if path in whole and whole.isdisjoint(_ancestry(path)[1:])]
 
 
 def _ancestry(path: str) -> list[str]:

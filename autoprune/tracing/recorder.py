@@ -64,8 +64,14 @@ def record(model: nn.Module, example: Example, *, couples: bool = False) -> tupl
         stack.enter_context(_hooks(model, recorder))
         stack.enter_context(recorder)
         outputs = call(model, example)
-    recorder.flow.finish(tensors_of(outputs))
-    for each in tensors_of(outputs):
+    results = tensors_of(outputs)
+    if not results:
+        raise ModelError(
+            f"the model returns no floating-point tensor (it returns a {type(outputs).__name__}); "
+            "return logits, alone or among other values"
+        )
+    recorder.flow.finish(results)
+    for each in results:
         for ids in trace.get(each):
             if ids is not None:
                 trace.ties.freeze(ids, "it makes the network's output")

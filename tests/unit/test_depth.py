@@ -19,6 +19,7 @@ from autoprune.preflight import _lowest
 from autoprune.surgery.plan import Plan
 from autoprune.surgery.proof import prove
 from autoprune.surgery.scores import score_groups
+from autoprune.tracing import flow
 from autoprune.tracing.discovery import discover
 from search_spaces.layerwise import Layerwise
 
@@ -161,3 +162,30 @@ def test_the_lowest_cost_of_a_space_with_depth_leaves_the_blocks_out() -> None:
     ratios = {group.name: 0.5 for group in graph.groups.prunable}
     expected = replace(Policy.from_keep_ratios(ratios), dropped=blocks)
     assert shallow == graph.costs.costs(graph.groups.canonical(expected))
+
+
+class WrittenOut(nn.Module):
+    """A recurrence as a Python loop: a graph as long as its steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into = nn.Linear(3, 6)
+        self.step = nn.Linear(6, 6)
+        self.out = nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = self.into(x.mean((2, 3)))
+        for _ in range(30):
+            state = state + torch.tanh(self.step(state))
+        return self.out(state)
+
+
+def test_no_branches_are_looked_for_in_a_run_that_is_too_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    network = WrittenOut().eval()
+    assert discover(network, IMAGES).groups["into"].reason is None
+    monkeypatch.setattr(flow, "LIMIT", 50)
+    groups = discover(network, IMAGES).groups
+    assert groups.blocks == ()
+    assert groups["into"].reason is None

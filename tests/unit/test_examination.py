@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
+from autoprune.errors import ModelError
 from autoprune.policy import Policy
 from autoprune.surgery.examination import examine
 from autoprune.surgery.plan import Plan
@@ -74,3 +76,14 @@ def test_one_look_is_enough_where_nothing_fails() -> None:
     assert [group.name for group in found.graph.groups.prunable] == ["a", "b", "hidden"]
     assert found.quarantined == ()
     assert 0.0 <= found.error <= 1e-5
+
+
+def test_a_network_without_floating_outputs_is_an_input_error() -> None:
+    network = nn.Sequential(nn.Linear(12, 4), Largest())
+    with pytest.raises(ModelError, match="returns no floating-point tensor"):
+        examine(network, TOKENS)
+
+
+class Largest(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.argmax(-1)

@@ -21,6 +21,7 @@ from autoprune.surgery.bridge import Bridge
 from autoprune.surgery.depth import Skipped
 from autoprune.surgery.proof import prove
 from autoprune.tracing.discovery import discover
+from tests.exporting import provenance
 from tests.zoo import entry
 
 IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(3))
@@ -69,15 +70,7 @@ def test_carved_networks_are_exported_and_loaded(
     policy = groups.canonical(replace(Policy.from_keep_ratios(ratios), dropped=dropped))
     network = shrunk(model, groups, policy).eval().requires_grad_(False)
     assert any(type(module) is kind for module in network.modules())
-    provenance = {
-        "job": "test",
-        "model": spec.model_dump(mode="json", by_alias=True),
-        "policy": policy.to_json(),
-        "groups": groups.to_json(),
-        "num_classes": 10,
-        "input_shape": [3, 32, 32],
-    }
-    candidate = Candidate(network, IMAGES, provenance)
+    candidate = Candidate(network, IMAGES, provenance(spec, groups, policy, (3, 32, 32)))
     # Both read their file back and compare; they raise where outputs differ.
     Onnx().export(candidate, tmp_path / "network.onnx")
     Torch().export(candidate, tmp_path / "network.safetensors")

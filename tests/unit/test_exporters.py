@@ -24,6 +24,7 @@ from autoprune.policy import Policy
 from autoprune.rebuild import load, shrunk
 from autoprune.testing import ExporterContract
 from autoprune.tracing.discovery import discover
+from tests.exporting import provenance
 
 
 @pytest.fixture(scope="module")
@@ -33,15 +34,8 @@ def pruned() -> Candidate:
     example = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     groups = discover(model, example).groups
     policy = groups.canonical(Policy.from_keep_ratios({"stem": 0.5, "hidden": 0.25}))
-    provenance = {
-        "job": "test",
-        "model": spec.model_dump(mode="json", by_alias=True),
-        "policy": policy.to_json(),
-        "groups": groups.to_json(),
-        "num_classes": 10,
-        "input_shape": [1, 8, 8],
-    }
-    return Candidate(shrunk(model, groups, policy).eval(), example, provenance)
+    network = shrunk(model, groups, policy).eval()
+    return Candidate(network, example, provenance(spec, groups, policy, (1, 8, 8)))
 
 
 class _DigitsContract(ExporterContract):

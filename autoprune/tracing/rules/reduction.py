@@ -7,6 +7,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from autoprune.tracing.rules.registry import rule
 from autoprune.tracing.shapes import Labels, unlabelled
+from autoprune.tracing.ties import Ids
 from autoprune.tracing.trace import Call, Trace
 
 # A sum does not feel entries that are zero; all others count them.
@@ -88,10 +89,7 @@ def batch_norm(trace: Trace, call: Call) -> None:
     if isinstance(trace.module, _BatchNorm):
         trace.normalised(source)
     labels = trace.get(source)
-    per_channel = (call.get(name) for name in ("weight", "bias", "running_mean", "running_var"))
-    for each in per_channel:
-        if each is not None:
-            labels[1] = trace.unify(labels[1], trace.get(each)[0])
+    labels[1] = _affine(trace, call, labels[1])
     if call.get("running_mean") is None or call.get("training"):
         for axis in range(source.dim()):
             if axis != 1:
@@ -107,10 +105,7 @@ def layer_norm(trace: Trace, call: Call) -> None:
     weight = call.get("weight")
     width = len(call["normalized_shape"])
     if weight is not None and width == 1 and trace.parameter(weight) is not None:
-        own = trace.get(weight)[0]
-        labels[-1] = trace.unify(labels[-1], own)
-        if call.get("bias") is not None:
-            labels[-1] = trace.unify(labels[-1], trace.get(call["bias"])[0])
+        labels[-1] = _affine(trace, call, labels[-1])
         _mask(trace, nn.LayerNorm, labels[-1:], weight)
     else:
         for ids in labels[-width:]:
@@ -125,9 +120,7 @@ def group_norm(trace: Trace, call: Call) -> None:
     labels = trace.get(source)
     weight = call.get("weight")
     if weight is not None and trace.parameter(weight) is not None:
-        labels[1] = trace.unify(labels[1], trace.get(weight)[0])
-        if call.get("bias") is not None:
-            labels[1] = trace.unify(labels[1], trace.get(call["bias"])[0])
+        labels[1] = _affine(trace, call, labels[1])
         if labels[1] is not None:
             blocks, inner = trace.ties.split(labels[1], call["group"])
             trace.use(call, source, 1, blocks, call["group"])
@@ -137,6 +130,14 @@ def group_norm(trace: Trace, call: Call) -> None:
     else:
         trace.freeze(labels[1], "it is normalised without weights of its own")
     _put_first(trace, call, labels)
+
+
+def _affine(trace: Trace, call: Call, ids: Ids | None) -> Ids | None:
+    """Tie a normalised dimension to scale, shift and running statistics, where there are any."""
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        if call.get(name) is not None:
+            ids = trace.unify(ids, trace.get(call[name])[0])
+    return ids
 
 
 def _mask(trace: Trace, kind: type[nn.Module], labels: Labels, weight: Tensor) -> None:
