@@ -304,3 +304,32 @@ def test_what_a_network_keeps_in_evaluation_is_not_carved_along() -> None:
     plan = Plan(network, groups, {"l1": score_groups(network, groups, L1())})
     policy = Policy.from_keep_ratios({"qkv:heads": 0.5})
     torch.testing.assert_close(plan.carve(policy)(example), plan.mask(policy)(example))
+
+
+class Faint(nn.Module):
+    """A branch that adds a millionth, like a layer scale that was never trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(3, 6, 1)
+        self.b = nn.Conv2d(6, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 1e-6 * self.b(torch.relu(self.a(x)))
+
+
+def test_a_wrong_index_map_does_not_hide_in_rounding_errors() -> None:
+    network, example = built(Faint)
+    groups = discover(network, example).groups
+    assert prove(network, groups, example).groups["a"].reason is None
+    wrong = [
+        replace(
+            group,
+            slices=tuple(
+                replace(x, entries=np.roll(x.entries, 1, axis=0)) if x.role == "in" else x
+                for x in group.slices
+            ),
+        )
+        for group in groups
+    ]
+    assert "outputs differ" in (prove(network, GroupTable(wrong), example).groups["a"].reason or "")
