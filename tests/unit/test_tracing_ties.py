@@ -199,6 +199,26 @@ def test_splitting_where_one_entry_is_frozen_keeps_the_longer_side() -> None:
     assert len(names(ties, inner)) == 2
 
 
+def equal(left: Ids, right: Ids) -> list[Condition]:
+    """Ask that variables are kept together, pair by pair."""
+    return [
+        lambda kept, one=one, other=other: kept(one) == kept(other)
+        for one, other in zip(left.tolist(), right.tolist(), strict=True)
+    ]
+
+
+def grid(outer: Ids | None, inner: Ids | None, made: Ids, rows: int) -> list[Condition]:
+    """Ask that entry (r, c) of `made` is kept when r and c are."""
+    asked: list[Condition] = []
+    for place, each in enumerate(made.tolist()):
+        r, c = divmod(place, len(made) // rows)
+        parts = [ids[at] for ids, at in ((outer, r), (inner, c)) if ids is not None]
+        asked.append(
+            lambda kept, each=each, parts=parts: kept(each) == all(kept(int(x)) for x in parts)
+        )
+    return asked
+
+
 @st.composite
 def histories(draw: st.DrawFn) -> tuple[Ties, list[Ids], list[Condition]]:
     """Draw calls on `Ties`; return it, all variables, and what was asked for."""
@@ -212,19 +232,6 @@ def histories(draw: st.DrawFn) -> tuple[Ties, list[Ids], list[Condition]]:
         size = draw(st.integers(1, 4)) if size is None else size
         return ids[draw(st.lists(places, min_size=size, max_size=size))]
 
-    def equal(left: Ids, right: Ids) -> None:
-        for one, other in zip(left.tolist(), right.tolist(), strict=True):
-            asked.append(lambda kept, one=one, other=other: kept(one) == kept(other))
-
-    def grid(outer: Ids | None, inner: Ids | None, made: Ids, rows: int) -> None:
-        """Ask that entry (r, c) of `made` is kept when r and c are."""
-        for place, each in enumerate(made.tolist()):
-            r, c = divmod(place, len(made) // rows)
-            parts = [ids[at] for ids, at in ((outer, r), (inner, c)) if ids is not None]
-            asked.append(
-                lambda kept, each=each, parts=parts: kept(each) == all(kept(int(x)) for x in parts)
-            )
-
     for _ in range(draw(st.integers(0, 6))):
         if len(names(ties, np.concatenate(lists))) > 8:
             break
@@ -233,7 +240,7 @@ def histories(draw: st.DrawFn) -> tuple[Ties, list[Ids], list[Condition]]:
             left = some()
             right = some(len(left))
             ties.tie(left, right)
-            equal(left, right)
+            asked += equal(left, right)
         elif kind == "freeze":
             ids = some()
             ties.freeze(ids, "why")
@@ -241,16 +248,16 @@ def histories(draw: st.DrawFn) -> tuple[Ties, list[Ids], list[Condition]]:
         elif kind == "merge":
             ids = some()
             ties.merge(ids)
-            equal(ids[:-1], ids[1:])
+            asked += equal(ids[:-1], ids[1:])
         elif kind == "product":
             outer, inner = some(draw(st.integers(1, 2))), some(draw(st.integers(1, 3)))
             lists.append(ties.product(outer, inner))
-            grid(outer, inner, lists[-1], len(outer))
+            asked += grid(outer, inner, lists[-1], len(outer))
         elif kind == "split":
             rows = draw(st.integers(1, 3))
             ids = some(rows * draw(st.integers(1, 3)))
             outer, inner = ties.split(ids, rows)
-            grid(outer, inner, ids, rows)
+            asked += grid(outer, inner, ids, rows)
             lists += [each for each in (outer, inner) if each is not None]
         else:
             lists.append(ties.fresh(draw(st.integers(1, 2))))

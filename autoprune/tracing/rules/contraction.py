@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 from torch import Tensor
 
 from autoprune.tracing.rules.registry import rule
@@ -126,5 +125,4 @@ def _count(trace: Trace, left: Tensor, right: Tensor, labels: list[Ids | None]) 
     elif trace.parameter(left) is not None:
         trace.multiply(left, right.shape[-1] * (left.shape[0] if left.dim() == 3 else 1))
     else:
-        flat = [None if ids is None else np.asarray(ids) for ids in labels]
-        trace.products.append(Product(trace.path[-1], sizes, tuple(flat)))
+        trace.products.append(Product(trace.path[-1], sizes, tuple(labels)))

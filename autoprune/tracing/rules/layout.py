@@ -47,7 +47,7 @@ def squeeze(trace: Trace, call: Call) -> None:
     trace.put(out, reshaped(trace.ties, trace.get(source), source.shape, out.shape))
 
 
-@rule("permute", "t", "transpose", "numpy_T", "movedim", "permute_copy", "transpose_copy")
+@rule("permute", "t", "transpose", "numpy_T", "permute_copy", "transpose_copy")
 def permute(trace: Trace, call: Call) -> None:
     """Dimensions change places."""
     source = call["self"]
