@@ -59,7 +59,12 @@ class Proposer(Searcher):
     def ask(self, count: int) -> Sequence[Policy]:
         """Return up to `count` policies, all of them new; fewer when the space is used up."""
         policies: list[Policy] = []
-        while len(policies) < count and (policy := self._propose()) is not None:
+        while len(policies) < count:
+            state = self._rng.bit_generator.state
+            policy = self._propose()
+            if policy is None:
+                self._rng.bit_generator.state = state  # an empty answer leaves no trace
+                break
             policies.append(policy)
         return policies
 

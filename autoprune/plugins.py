@@ -128,7 +128,7 @@ def options_of(plugin: type[Any]) -> dict[str, inspect.Parameter]:
 
 
 def _options_model(plugin: type[Any]) -> type[BaseModel]:
-    hints = get_type_hints(plugin.__init__)
+    hints = get_type_hints(plugin.__init__, include_extras=True)
     fields: dict[str, Any] = {
         name: (hints.get(name, Any), ... if each.default is each.empty else each.default)
         for name, each in options_of(plugin).items()

@@ -31,9 +31,18 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How the decisions are carried out: the criterion that ranks the units of a group."""
+    """How the decisions are carried out.
+
+    `criterion` ranks the units of a group. `pruning_net` is the name of the stored network
+    that generates the weights of what is kept; None: they are the dense network's own.
+    """
 
     criterion: str = "l1"
+    pruning_net: str | None = None
+
+    def to_json(self) -> dict[str, str]:
+        """Return a JSON object without what is None."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -70,11 +79,12 @@ class Policy:
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object: `{"groups": {name: {"keep_ratio"}}, "recipe": {"criterion"}}`.
 
-        A list `dropped` comes in where blocks are left out.
+        A list `dropped` comes in where blocks are left out, `pruning_net` in the recipe
+        where weights are generated.
         """
         groups = {name: asdict(decision) for name, decision in self.decisions.items()}
         dropped = {"dropped": sorted(self.dropped)} if self.dropped else {}
-        return {"groups": groups, "recipe": asdict(self.recipe), **dropped}
+        return {"groups": groups, "recipe": self.recipe.to_json(), **dropped}
 
     @property
     def is_dense(self) -> bool:

@@ -19,12 +19,15 @@ from autoprune.evaluation.inference import BATCH, best_device, fastest_dtype
 from autoprune.evaluation.preparation import Preparation
 from autoprune.evaluation.workbench import fingerprint, load_dataset, load_model, to_layout
 from autoprune.graph.cost import Costs
+from autoprune.graph.group import GroupTable
 from autoprune.job.constraint import Constraint
-from autoprune.job.spec import Job
+from autoprune.job.spec import Job, PluginSpec
 from autoprune.metrics import cheap_measurements, metrics_of
 from autoprune.policy import Policy
 from autoprune.space import Choice, Float, SearchSpace, Value
 from autoprune.surgery.examination import examine
+from autoprune.surgery.plan import Scores
+from autoprune.surgery.scores import score_groups
 from autoprune.tracing.example import logits_of
 
 _PROOF_SAMPLES = 2
@@ -56,12 +59,27 @@ def preflight(job: Job) -> Preflight:
     graph = examine(model, sample[:_PROOF_SAMPLES]).graph
     _check_classes(model, sample[:_PROOF_SAMPLES], dataset.num_classes)
     preparation = Preparation(
-        graph, fastest_dtype(model, sample), dataset.num_classes, fingerprint(model)
+        graph,
+        fastest_dtype(model, sample),
+        dataset.num_classes,
+        fingerprint(model),
+        _scores(job, model, graph.groups),
     )
     space = plugins.create("space", job.space, graph.groups)
     dense, lowest = graph.costs.costs(Policy()), _lowest(space, preparation)
     reachable = tuple((each, _reachable(job, each, dense, lowest)) for each in job.constraints)
     return Preflight(job, preparation, space, dense, lowest, reachable)
+
+
+def criterion_of(job: Job) -> str:
+    """Return the name of the criterion that the job's policies carry."""
+    return str(job.space.options.get("criterion", "l1"))
+
+
+def _scores(job: Job, model: torch.nn.Module, groups: GroupTable) -> dict[str, Scores]:
+    name = criterion_of(job)
+    criterion = plugins.create("criterion", PluginSpec(name=name), seed=job.seed)
+    return {name: score_groups(model, groups, criterion)}
 
 
 def require_reachable(found: Preflight) -> None:

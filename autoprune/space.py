@@ -6,6 +6,7 @@ A worked sequence:
     policy = space.decode(values)         # a Policy over the space's groups
     space.contains(policy)                # True
     space.encode(policy) == values        # True: decode and encode are inverse
+    space.nearest(other)                  # values for any policy, also of another space
 """
 
 from __future__ import annotations
@@ -94,6 +95,14 @@ class SearchSpace(ABC):
     @abstractmethod
     def encode(self, policy: Policy) -> Values:
         """Return the values that decode to `policy`; `PolicyError` if it lies outside."""
+
+    @abstractmethod
+    def nearest(self, policy: Policy) -> Values:
+        """Return the values whose policy keeps most nearly what `policy` keeps.
+
+        Groups and blocks that only one of the two knows are passed over; what the values
+        say beyond what is kept stands at its first option.
+        """
 
     def sample(self, rng: np.random.Generator) -> Values:
         """Draw every parameter independently and uniformly from `rng`."""

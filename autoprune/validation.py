@@ -96,6 +96,9 @@ def _plugin_entries(raw: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
         if isinstance(raw.get(key), list | tuple):
             for index, value in enumerate(raw[key]):
                 yield f"{key}.{index}", kind, value
+                team = value.get("searchers") if isinstance(value, Mapping) else None
+                for place, each in enumerate(team if isinstance(team, list | tuple) else ()):
+                    yield f"{key}.{index}.searchers.{place}", kind, each
     baselines = raw.get("baselines")
     if isinstance(baselines, Mapping) and isinstance(baselines.get("searchers"), list | tuple):
         for index, value in enumerate(baselines["searchers"]):

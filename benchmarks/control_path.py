@@ -83,7 +83,7 @@ def main() -> None:
     trials = parser.parse_args().trials
     model, example = CifarResNet(20).eval(), torch.randn(2, 3, 32, 32)
     graph = examine(model, example).graph
-    preparation = Preparation(graph, torch.float32, 10, "")
+    preparation = Preparation(graph, torch.float32, 10, "", {})
     spec = EvaluatorSpec("benchmarks.control_path:NoopEvaluator", {"graph": graph.to_json()})
     local = ms_per_trial(LocalExecutor(spec), preparation, trials)
     executor = RayExecutor(spec, Resources(workers=2))

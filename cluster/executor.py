@@ -15,7 +15,15 @@ from typing import Any, Literal
 import ray
 from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, RayError
 
-from autoprune.contracts.executor import EvaluatorSpec, Executor, WorkItem, WorkResult
+from autoprune.contracts.executor import (
+    EvaluatorSpec,
+    Executor,
+    Result,
+    WorkItem,
+    WorkResult,
+    failed,
+)
+from autoprune.contracts.training import TrainingItem
 from autoprune.errors import ExecutorError
 from autoprune.trial import Evaluation, Failure, FailureKind
 from cluster.worker import Worker
@@ -36,7 +44,7 @@ class Resources:
 
 @dataclass
 class _Running:
-    item: WorkItem
+    item: WorkItem | TrainingItem
     actor: Any
     started: float = field(default_factory=time.monotonic)
 
@@ -73,20 +81,25 @@ class RayExecutor(Executor):
         """Idle workers; none while the workers drain for an exclusive measurement."""
         return 0 if self._draining else len(self._idle)
 
-    def submit(self, item: WorkItem) -> None:
+    def submit(self, item: WorkItem | TrainingItem) -> None:
         """Start an item on an idle worker; raises `ExecutorError` if there is none."""
         if not self.free:
             raise ExecutorError("no free worker: call wait before the next submit")
         actor = self._idle.pop()
-        self._running[actor.evaluate.remote(item)] = _Running(item, actor)
+        call = actor.train if isinstance(item, TrainingItem) else actor.evaluate
+        self._running[call.remote(item)] = _Running(item, actor)
 
-    def wait(self, timeout_s: float) -> Sequence[WorkResult]:
+    def wait(self, timeout_s: float) -> Sequence[Result]:
         """Return what finished, died or ran out of time within `timeout_s` seconds."""
         results = self._collected(timeout_s) if self._running else []
         if not self._needs_probe:
             return results
-        done = [each for each in results if each.evaluation is None]
-        self._held += [(each.item, each.evaluation) for each in results if each.evaluation]
+        done: list[Result] = []
+        for each in results:
+            if isinstance(each, WorkResult) and each.evaluation is not None:
+                self._held.append((each.item, each.evaluation))
+            else:
+                done.append(each)
         enough = len(self._held) >= _PROBE_BATCH_PER_WORKER * len(self._actors)
         self._draining = bool(self._held) and (enough or self._draining or not self._running)
         if self._draining and not self._running:
@@ -103,7 +116,7 @@ class RayExecutor(Executor):
         if self._owns_ray and ray.is_initialized():
             ray.shutdown()
 
-    def _collected(self, timeout_s: float) -> list[WorkResult]:
+    def _collected(self, timeout_s: float) -> list[Result]:
         ready, _ = ray.wait(list(self._running), num_returns=1, timeout=timeout_s)
         if ready:  # take along whatever else is done by now
             ready, _ = ray.wait(list(self._running), num_returns=len(self._running), timeout=0)
@@ -116,29 +129,29 @@ class RayExecutor(Executor):
         ]
         return results + [self._cut_off(ref) for ref in late]
 
-    def _result(self, ref: Any) -> WorkResult:
+    def _result(self, ref: Any) -> Result:
         running = self._running.pop(ref)
         try:
-            result: WorkResult = ray.get(ref)
+            result: Result = ray.get(ref)
         except RayError as error:
             self._replace(running.actor)
-            return WorkResult(running.item, failure=_lost(error))
+            return failed(running.item, _lost(error))
         self._idle.append(running.actor)
         return result
 
-    def _cut_off(self, ref: Any) -> WorkResult:
+    def _cut_off(self, ref: Any) -> Result:
         running = self._running.pop(ref)
         self._replace(running.actor)
-        return WorkResult(running.item, failure=self._timeout())
+        return failed(running.item, self._timeout())
 
     def _timeout(self) -> Failure:
         limit = self._resources.trial_timeout_s
         return Failure(FailureKind.TIMEOUT, f"no result within {limit:g} s (trial_timeout_s)")
 
-    def _probed(self) -> list[WorkResult]:
+    def _probed(self) -> list[Result]:
         """Measure the held items one after the other while nothing else runs."""
         held, self._held = self._held, []
-        results = []
+        results: list[Result] = []
         for item, evaluation in held:
             actor = self._idle[0]
             try:

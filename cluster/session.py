@@ -19,14 +19,17 @@ from autoprune.contracts.executor import EvaluatorSpec, Executor
 from autoprune.contracts.searcher import SearchProblem
 from autoprune.controller.agenda import Agenda
 from autoprune.controller.loop import SearchLoop
-from autoprune.controller.state import JobState
+from autoprune.controller.roster import Roster
+from autoprune.controller.state import resumed
+from autoprune.controller.warm_start import carried_over
 from autoprune.errors import RunError
 from autoprune.evaluation.inference import best_device
 from autoprune.evaluation.preparation import Preparation
 from autoprune.executor.local import LocalExecutor
-from autoprune.job.spec import Job
+from autoprune.job.spec import Job, ResourceSpec
 from autoprune.metrics import goals_of
-from autoprune.preflight import evaluator_spec, preflight, require_reachable
+from autoprune.policy import Policy
+from autoprune.preflight import criterion_of, evaluator_spec, preflight, require_reachable
 from autoprune.report.html import write_report
 from autoprune.run import FILES_NAME, REPORT_NAME, STORE_NAME, Run
 from autoprune.store.sql import SqlStore
@@ -41,6 +44,7 @@ def search(
     run: str | Path | None = None,
     *,
     resume: bool = False,
+    warm_start: str | Path | None = None,
     address: str | None = None,
     on_progress: Callable[[Agenda], None] = lambda agenda: None,
 ) -> Run:
@@ -48,7 +52,9 @@ def search(
 
     `run` is the directory that holds the log and the files (default `runs/NAME`). With
     `resume` an interrupted run goes on without evaluating any finished trial again; its
-    budget and resources may have changed. `address` names an existing Ray cluster.
+    budget and resources may have changed. `warm_start` is the directory of an earlier run,
+    of this model or of another one of its family, whose front is tried first of all.
+    `address` names an existing Ray cluster.
 
     Raises `InputError` before anything is started or written, `AutopruneError` when the
     search cannot go on. `KeyboardInterrupt` passes through after the log is closed.
@@ -56,13 +62,17 @@ def search(
     job = _job(job)
     directory = Path(run) if run is not None else Path("runs") / job.name
     if not _exists(directory, resume=resume):
-        _create(job, directory)
+        _create(job, directory, warm_start)
+    elif warm_start is not None:
+        raise RunError(f"{directory} has begun already: a warm start is for a new run")
     with _only_one(directory), SqlStore(directory / STORE_NAME) as store:
         record = store.jobs()[0]
         _check_same(job, Job.model_validate(record.spec["job"]), directory)
         preparation = Preparation.from_json(record.spec["preparation"])
-        state = JobState(job, preparation, _problem(job, preparation))
-        state.replay(store.events(job.name))
+        seeds = [Policy.from_json(each) for each in record.spec["warm_start"]]
+        # Timeless as it began, also where it goes on with other resources: its log is so.
+        problem = _problem(job, preparation, Job.model_validate(record.spec["job"]).resources)
+        state = resumed(store, job, preparation, problem, seeds)
         files = str((directory / FILES_NAME).resolve())
         executor = _executor(job, evaluator_spec(job, preparation, files), address)
         try:
@@ -92,24 +102,44 @@ def _job(job: Job | Mapping[str, Any] | str | Path) -> Job:
     return validated(job) if isinstance(job, Mapping) else load_job(Path(job))
 
 
-def _create(job: Job, directory: Path) -> None:
+def _create(job: Job, directory: Path, warm_start: str | Path | None) -> None:
     """Check everything, then make the run directory with an empty log."""
     found = preflight(job)
     require_reachable(found)
-    JobState(job, found.preparation, _problem(job, found.preparation))
+    problem = _problem(job, found.preparation, job.resources)
+    Roster(job, problem)  # raises where a searcher cannot serve
+    seeds = _seeds(Path(warm_start), problem) if warm_start is not None else []
     try:
         (directory / FILES_NAME).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"cannot create {directory}: {error.strerror}") from error
     with SqlStore(directory / STORE_NAME) as store:
-        spec = {"job": job.to_json(), "preparation": found.preparation.to_json()}
+        spec = {
+            "job": job.to_json(),
+            "preparation": found.preparation.to_json(),
+            "warm_start": [policy.to_json() for policy in seeds],
+        }
         store.create_job(job.name, spec)
 
 
-def _problem(job: Job, preparation: Preparation) -> SearchProblem:
+def _seeds(directory: Path, problem: SearchProblem) -> list[Policy]:
+    earlier = Run.open(directory)
+    members = [each.policy for each in earlier.front().members if not each.policy.is_dense]
+    return carried_over(members, earlier.graph.groups, problem)
+
+
+def _problem(job: Job, preparation: Preparation, resources: ResourceSpec) -> SearchProblem:
     graph = preparation.graph
     space = plugins.create("space", job.space, graph.groups)
-    return SearchProblem(space, goals_of(job), graph.groups, graph.costs, job.budget.trials)
+    return SearchProblem(
+        space,
+        goals_of(job),
+        graph.groups,
+        graph.costs,
+        job.budget.trials,
+        preparation.scores[criterion_of(job)],
+        is_timeless=resources.workers == "serial",
+    )
 
 
 def _executor(job: Job, spec: EvaluatorSpec, address: str | None) -> Executor:

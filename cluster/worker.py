@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from autoprune.contracts.executor import EvaluatorSpec, WorkItem, WorkResult
+from autoprune.contracts.executor import EvaluatorSpec, TrainingResult, WorkItem, WorkResult
+from autoprune.contracts.training import TrainingItem
 from autoprune.executor.failure import failure_of
 from autoprune.trial import Evaluation
 
@@ -24,6 +25,13 @@ class Worker:
             return WorkResult(item, evaluation=self._evaluator.evaluate(item))
         except Exception as error:
             return WorkResult(item, failure=failure_of(error))
+
+    def train(self, item: TrainingItem) -> TrainingResult:
+        """Run one slice of a training."""
+        try:
+            return TrainingResult(item, progress=self._evaluator.train(item))
+        except Exception as error:
+            return TrainingResult(item, failure=failure_of(error))
 
     def probe(self, item: WorkItem, evaluation: Evaluation) -> WorkResult:
         """Complete an evaluation; call it only while no other worker runs."""

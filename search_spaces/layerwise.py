@@ -106,6 +106,19 @@ class Layerwise(SearchSpace):
                 raise PolicyError(f"group {name!r} is outside the space and must stay whole")
         return values
 
+    def nearest(self, policy: Policy) -> Values:
+        """Return for every group the index of the count nearest to its kept share.
+
+        Of two counts equally near, the larger is taken.
+        """
+        values: dict[str, Value] = {}
+        for name, levels in self._levels.items():
+            wanted = policy.keep_ratio(name) * self._groups[name].units
+            values[name] = min(
+                range(len(levels)), key=lambda index: (abs(levels[index] - wanted), -index)
+            )
+        return values | {name: _BLOCK[x in policy.dropped] for name, x in self._blocks.items()}
+
     def _position(self, name: str, kept: int) -> int:
         index = self._index[name].get(kept)
         if index is None:

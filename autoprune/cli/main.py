@@ -43,6 +43,9 @@ def search(
     run: Annotated[Path | None, typer.Option(help="Directory of the run [runs/NAME].")] = None,
     address: Annotated[str | None, typer.Option(help="An existing Ray cluster.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
+    warm_start: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Try the front of an earlier run first.")
+    ] = None,
     set_: Overrides = [],
     format_: FormatOption = Format.text,
 ) -> None:
@@ -57,7 +60,12 @@ def search(
     try:
         with LiveProgress(is_shown=format_ is Format.text) as progress:
             done = session.search(
-                loaded, directory, resume=resume, address=address, on_progress=progress
+                loaded,
+                directory,
+                resume=resume,
+                warm_start=warm_start,
+                address=address,
+                on_progress=progress,
             )
     except KeyboardInterrupt:
         typer.echo(

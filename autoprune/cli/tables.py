@@ -20,7 +20,8 @@ def print_result(run: Run) -> None:
     """Print the front, the searchers beside the baselines, and where the report lies."""
     print_front(run, run.select())
     table = Table(title="searchers and baselines, each with its own trials")
-    for column in ("", "trials", "failed", "infeasible", "on the front", "hypervolume", "on T"):
+    columns = ("", "trials", "failed", "infeasible", "on the front", "gained", "minutes")
+    for column in (*columns, "hypervolume", "on T"):
         table.add_column(column, justify="left" if not column else "right")
     for row in summarise(run):
         table.add_row(
@@ -29,6 +30,8 @@ def print_result(run: Run) -> None:
             str(row.failed),
             str(row.infeasible),
             str(row.on_front),
+            _volume(row.gained),
+            f"{row.seconds / 60:.1f}",
             _volume(row.hypervolume),
             _volume(row.report_hypervolume),
         )

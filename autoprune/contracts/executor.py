@@ -19,8 +19,9 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
+from autoprune.contracts.training import TrainingItem, TrainingProgress
 from autoprune.policy import Policy
 from autoprune.trial import Evaluation, Failure
 
@@ -41,11 +42,30 @@ class WorkItem:
 
 @dataclass(frozen=True, slots=True)
 class WorkResult:
-    """What came of an item: exactly one of `evaluation` and `failure` is set."""
+    """What came of an evaluation: exactly one of `evaluation` and `failure` is set."""
 
     item: WorkItem
     evaluation: Evaluation | None = None
     failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """What came of a slice of training: exactly one of `progress` and `failure` is set."""
+
+    item: TrainingItem
+    progress: TrainingProgress | None = None
+    failure: Failure | None = None
+
+
+Result: TypeAlias = WorkResult | TrainingResult
+
+
+def failed(item: WorkItem | TrainingItem, failure: Failure) -> Result:
+    """Return the result of an item that failed."""
+    if isinstance(item, TrainingItem):
+        return TrainingResult(item, failure=failure)
+    return WorkResult(item, failure=failure)
 
 
 class Evaluator(ABC):
@@ -54,6 +74,10 @@ class Evaluator(ABC):
     @abstractmethod
     def evaluate(self, item: WorkItem) -> Evaluation:
         """Prune, repair, recover and measure; raises on failure."""
+
+    def train(self, item: TrainingItem) -> TrainingProgress:
+        """Run one slice of a training; raises on failure."""
+        raise NotImplementedError(f"{type(self).__name__} trains nothing")
 
     @property
     def needs_probe(self) -> bool:
@@ -88,11 +112,11 @@ class Executor(ABC):
         """How many items can be submitted now."""
 
     @abstractmethod
-    def submit(self, item: WorkItem) -> None:
+    def submit(self, item: WorkItem | TrainingItem) -> None:
         """Start an item; allowed only while `free` is above zero."""
 
     @abstractmethod
-    def wait(self, timeout_s: float) -> Sequence[WorkResult]:
+    def wait(self, timeout_s: float) -> Sequence[Result]:
         """Return what finished, waiting at most `timeout_s` seconds for the first."""
 
     @abstractmethod

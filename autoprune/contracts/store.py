@@ -29,6 +29,7 @@ class EventKind(StrEnum):
                      the one terminal event of a trial
     RETRIED          an attempt of a trial failed and another one follows
     REPORTED         a trial was measured again, on the report split
+    TRAINED          a slice of the training that a searcher requested is done, or failed
     """
 
     OPENED = "OPENED"
@@ -41,6 +42,7 @@ class EventKind(StrEnum):
     STOPPED = "STOPPED"
     RETRIED = "RETRIED"
     REPORTED = "REPORTED"
+    TRAINED = "TRAINED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,17 @@ class Store(ABC):
     @abstractmethod
     def events(self, job: str, after: int = 0) -> Iterator[Event]:
         """Iterate over the events with `seq > after`, in order."""
+
+    @abstractmethod
+    def save_snapshot(self, job: str, seq: int, body: bytes) -> None:
+        """Keep what follows from the events up to `seq`; older ones but one may go.
+
+        Raises `StoreError` for an unknown job.
+        """
+
+    @abstractmethod
+    def snapshots(self, job: str) -> Sequence[tuple[int, bytes]]:
+        """Return the kept snapshots of a job, newest first."""
 
     @abstractmethod
     def close(self) -> None:

@@ -6,8 +6,15 @@ import time
 from collections.abc import Iterator
 
 from autoprune.contracts.store import Entry
+from autoprune.contracts.training import TrainingRequest
 from autoprune.controller.promotion import promotable
-from autoprune.controller.roster import DENSE, baseline_labels, labels_of, search_labels
+from autoprune.controller.roster import (
+    DENSE,
+    WARM_START,
+    baseline_labels,
+    labels_of,
+    search_labels,
+)
 from autoprune.controller.state import DENSE_NUMBER, JobState
 from autoprune.front import Front
 from autoprune.metrics import cheap_measurements, violations
@@ -40,8 +47,8 @@ class Agenda:
 
     @property
     def searched(self) -> int:
-        """Trials of the searchers that count against the budget."""
-        return self.state.count(search_labels(self.job))
+        """Trials that count against the budget: those of the searchers, and warm starts."""
+        return self.state.count([*search_labels(self.job), WARM_START])
 
     @property
     def is_budget_spent(self) -> bool:
@@ -72,11 +79,19 @@ class Agenda:
             )
             if waiting:
                 return [self._promotion(waiting[0])]
+        if seed := self._seed():
+            return seed
         for label in self._proposers():
-            proposal = self._proposal(label)
-            if proposal:
-                return proposal
+            found = self.state.roster.ask(label)
+            if found is not None:
+                return self._proposal(*found)
         return []
+
+    def training(self) -> TrainingRequest | None:
+        """Return what a searcher wants to be trained, while there is a budget to use it."""
+        if self.is_stalled or self.is_budget_spent:
+            return None
+        return self.state.roster.training
 
     def final_promotion(self, rung: int) -> list[Entry]:
         """Return the next promotion of a rung's front, so that the last rung judges it all."""
@@ -92,7 +107,7 @@ class Agenda:
         highest = max(state.fronts)
         chosen = {DENSE_NUMBER: state.history.trials[DENSE_NUMBER]}
         chosen |= {trial.number: trial for trial in state.front.members}
-        for label in labels_of(self.job):
+        for label in (*labels_of(self.job), WARM_START):
             own = Front(state.goals)
             for trial in state.completed(highest):
                 if trial.searcher == label:
@@ -116,20 +131,26 @@ class Agenda:
         )
 
     def _proposers(self) -> Iterator[str]:
-        """Yield the labels that may propose now, the next in turn first."""
+        """Yield the labels that may be asked now, the next in turn first."""
         members = self.state.roster.members
         for label in baseline_labels(self.job):
             is_due = self.state.count([label]) < self.job.baselines.trials
             if is_due and not members[label].is_retired:
                 yield label
-        if not self.is_budget_spent:
-            labels = [x for x in search_labels(self.job) if not members[x].is_retired]
-            yield from sorted(labels, key=lambda label: self.state.count([label]))
+        head = self.state.roster.head
+        if not self.is_budget_spent and not members[head].is_retired:
+            yield head
 
-    def _proposal(self, label: str) -> list[Entry]:
-        policy = self.state.roster.ask(label)
-        if policy is None:
+    def _seed(self) -> list[Entry]:
+        """Return the proposal of the next policy that an earlier run hands down."""
+        if self.is_budget_spent:
             return []
+        known = self.state.history.known
+        fresh = (each for each in self.state.seeds if known(each.sha256, 0) is None)
+        policy = next(fresh, None)
+        return [] if policy is None else self._proposal(WARM_START, policy)
+
+    def _proposal(self, label: str, policy: Policy) -> list[Entry]:
         history = self.state.history
         known = history.known(policy.sha256, 0)
         if known is not None:

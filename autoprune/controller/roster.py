@@ -1,8 +1,9 @@
-"""The searchers of a job: who may propose, how many trials are theirs, and their replay.
+"""The searchers of a job: the one that spends the budget, the baselines, and their replay.
 
-A searcher's state is a function of the job, the seed and the order of its calls. The log
+Several searchers of a job are one portfolio, which says of each proposal whose it is. A
+searcher's state is a function of the job, the seed and the order of its calls. The log
 holds that order, so a roster is rebuilt by making the same calls again (`ask_again`,
-`learn`, `learn_repetition`).
+`learn`, `learn_repetition`, `trained`), from its beginning or from a snapshot.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from agents.portfolio import Portfolio, team_of, titled
 from autoprune import plugins
 from autoprune.contracts.searcher import Searcher, SearchProblem
 from autoprune.contracts.store import Event
+from autoprune.contracts.training import TrainingProgress, TrainingRequest
 from autoprune.graph.group import GroupTable
 from autoprune.job.spec import Job, PluginSpec
 from autoprune.policy import Policy
@@ -22,13 +26,14 @@ from autoprune.trial import Trial, TrialState
 
 _log = logging.getLogger(__name__)
 DENSE = "dense"
+WARM_START = "warm_start"
 # Proposals in a row that cost nothing (known or infeasible) before a searcher is given up.
 PATIENCE = 500
 
 
 @dataclass
 class Member:
-    """A searcher under its label. Baselines are yardsticks: nobody tells them anything."""
+    """A searcher that is asked. Baselines are yardsticks: nobody tells them anything."""
 
     label: str
     searcher: Searcher
@@ -36,38 +41,58 @@ class Member:
     idle_asks: int = 0
     is_retired: bool = False
 
+    def retire(self, why: str, *, with_traceback: bool = False) -> None:
+        """Ask and tell this searcher no more."""
+        self.is_retired = True
+        _log.warning("searcher %s %s and is retired", self.label, why, exc_info=with_traceback)
+
 
 class Roster:
-    """All searchers of a job. Several share the budget evenly; all learn from every trial."""
+    """All searchers of a job, each under the label by which it is asked.
+
+    Raises `PluginError` where a searcher cannot serve the problem.
+    """
 
     def __init__(self, job: Job, problem: SearchProblem) -> None:
-        self.job = job
         self.groups: GroupTable = problem.groups
-        self.members = {
-            label: Member(label, _create(spec, problem, job.seed, label), is_baseline)
-            for label, (spec, is_baseline) in labels_of(job).items()
-        }
+        self.members: dict[str, Member] = {}
+        for label in baseline_labels(job):
+            spec, _ = labels_of(job)[label]
+            searcher = _create(spec, problem, job.seed, label)
+            self.members[label] = Member(label, searcher, is_baseline=True)
+        labels = search_labels(job)
+        self.head = Portfolio.__name__.lower() if is_portfolio(job) else labels[0]
+        spec = portfolio_spec(job) if is_portfolio(job) else labels_of(job)[self.head][0]
+        searcher = _create(spec, problem, job.seed, self.head)
+        self.members[self.head] = Member(self.head, searcher, is_baseline=False)
+        # A portfolio titles its searchers by itself; a baseline may have the same title.
+        titles = titled(team_of(spec)) if is_portfolio(job) else ()
+        self._labels = dict(zip(titles, labels, strict=False))
 
-    def ask(self, label: str) -> Policy | None:
-        """Return the next canonical policy of a searcher; None when it has none now.
+    def ask(self, label: str) -> tuple[str, Policy] | None:
+        """Return the next canonical policy of a searcher, and the label of its author.
 
-        A searcher that raises is retired with a warning; the search goes on.
+        None when it has none now. A searcher that raises is retired with a warning; the
+        search goes on.
         """
         member = self.members[label]
         try:
             policies = member.searcher.ask(1)
         except Exception:
-            member.is_retired = True
-            _log.warning("searcher %s raised while asked and is retired", label, exc_info=True)
+            member.retire("raised while asked", with_traceback=True)
             return None
-        return self.groups.canonical(policies[0]) if policies else None
+        if not policies:
+            return None
+        author = member.searcher.author_of(policies[0])
+        return self._labels[author] if author else label, self.groups.canonical(policies[0])
 
     def ask_again(self, event: Event) -> None:
         """Make the call again that a logged ASKED or REPEATED event was the answer to."""
-        label = event.body["searcher"]
-        if label not in self.members or event.body.get("parent") is not None:
-            return  # the dense network and promotions were nobody's proposal
-        if self.ask(label) != Policy.from_json(event.body["policy"]):
+        label = self._asked_as(event.body["searcher"])
+        if label is None or event.body.get("parent") is not None:
+            return  # the dense network, seeds and promotions were nobody's proposal
+        logged = event.body["searcher"], Policy.from_json(event.body["policy"])
+        if self.ask(label) != logged:
             _log.warning(
                 "searcher %s does not repeat its logged proposal for trial %s; it goes on "
                 "from its new state",
@@ -76,49 +101,104 @@ class Roster:
             )
 
     def learn(self, trial: Trial) -> None:
-        """Let the searchers know of a trial that has just ended."""
-        if trial.searcher not in self.members or trial.rung > 0:
+        """Let the searcher know of a trial that has just ended, unless it is a baseline's."""
+        if trial.rung > 0:
             return  # values of different rungs cannot be ranked against each other
-        self._note(trial.searcher, costs_nothing=trial.state is TrialState.INFEASIBLE)
-        for member in self.members.values():
-            self._tell(member, trial)
+        label = self._asked_as(trial.searcher)
+        if label is not None:
+            self._note(label, costs_nothing=trial.state is TrialState.INFEASIBLE)
+        if label is None or not self.members[label].is_baseline:
+            self._tell(trial)
 
-    def learn_repetition(self, label: str, trial: Trial) -> None:
+    def learn_repetition(self, author: str, trial: Trial) -> None:
         """Answer a repeated proposal with the trial that knows, as far as it has ended."""
+        label = self._asked_as(author)
+        assert label is not None
         self._note(label, costs_nothing=True)
-        if trial.state.is_terminal:
-            self._tell(self.members[label], trial)
+        if trial.state.is_terminal and not self.members[label].is_baseline:
+            self._tell(trial)
 
-    def _tell(self, member: Member, trial: Trial) -> None:
-        if member.is_baseline or member.is_retired:
+    @property
+    def training(self) -> TrainingRequest | None:
+        """What the searcher wants to be trained before it goes on."""
+        member = self.members[self.head]
+        return None if member.is_retired else member.searcher.training
+
+    def trained(self, progress: TrainingProgress | None) -> None:
+        """Let the searcher know of its training; None means that it failed for good."""
+        member = self.members[self.head]
+        if member.is_retired:
+            return
+        try:
+            member.searcher.trained(progress)
+        except Exception:
+            member.retire("raised while trained", with_traceback=True)
+            return
+        if progress is None and member.searcher.training is not None:
+            member.retire("could not be trained")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of every searcher: JSON values and numpy arrays."""
+        return {
+            label: {
+                "searcher": each.searcher.state_dict(),
+                "idle_asks": each.idle_asks,
+                "is_retired": each.is_retired,
+            }
+            for label, each in self.members.items()
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue exactly where `state` was taken."""
+        for label, each in self.members.items():
+            each.searcher.load_state_dict(state[label]["searcher"])
+            each.idle_asks = state[label]["idle_asks"]
+            each.is_retired = state[label]["is_retired"]
+
+    def _asked_as(self, author: str) -> str | None:
+        """Return the label under which an author is asked; None for what nobody proposed."""
+        if author in self.members:
+            return author
+        return self.head if author in self._labels.values() else None
+
+    def _tell(self, trial: Trial) -> None:
+        member = self.members[self.head]
+        if member.is_retired:
             return
         try:
             member.searcher.tell(trial)
         except Exception:
-            member.is_retired = True
-            _log.warning("searcher %s raised and is retired", member.label, exc_info=True)
+            member.retire("raised while told", with_traceback=True)
 
     def _note(self, label: str, costs_nothing: bool) -> None:
         """Count fruitless proposals in a row; too many of them retire the searcher."""
         member = self.members[label]
         member.idle_asks = member.idle_asks + 1 if costs_nothing else 0
-        if member.idle_asks >= PATIENCE:
-            member.is_retired = True
-            _log.warning("searcher %s proposes nothing new or feasible and is retired", label)
+        if member.idle_asks >= PATIENCE and not member.is_retired:
+            member.retire("proposes nothing new or feasible")
+
+
+def is_portfolio(job: Job) -> bool:
+    """Say whether several searchers share the job's budget."""
+    return len(job.searchers) != 1 or job.searchers[0].name == "portfolio"
+
+
+def portfolio_spec(job: Job) -> PluginSpec:
+    """Return the portfolio that a job names, or the one of the searchers that it names."""
+    if len(job.searchers) == 1:
+        return job.searchers[0]
+    options = {"searchers": list(job.searchers)} if job.searchers else {}
+    return PluginSpec(name="portfolio", options=options)
 
 
 def labels_of(job: Job) -> Mapping[str, tuple[PluginSpec, bool]]:
     """Return label → (searcher, is it a baseline), baselines first; labels are unique."""
-    wanted = [(spec, True) for spec in job.baselines.searchers]
-    wanted += [(spec, False) for spec in job.searchers]
-    labels: dict[str, tuple[PluginSpec, bool]] = {}
-    for spec, is_baseline in wanted:
-        label, count = spec.name, 1
-        while label in labels:
-            count += 1
-            label = f"{spec.name}-{count}"
-        labels[label] = (spec, is_baseline)
-    return labels
+    searchers = team_of(portfolio_spec(job)) if is_portfolio(job) else job.searchers
+    wanted = [*job.baselines.searchers, *searchers]
+    count = len(job.baselines.searchers)
+    return {
+        label: (spec, index < count) for index, (label, spec) in enumerate(titled(wanted).items())
+    }
 
 
 def search_labels(job: Job) -> Sequence[str]:

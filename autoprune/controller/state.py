@@ -1,40 +1,60 @@
 """The state of a running job: everything that follows from its log.
 
 `apply` takes one committed event and brings history, searchers and fronts up to it. A
-resumed job is rebuilt by `replay`, which makes the searchers' calls again in the order of
-the log and applies each event the same way.
+resumed job is rebuilt from its log (`resumed`): history and fronts by every event,
+searchers by the newest readable snapshot and the calls that the log holds after it.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from autoprune.contracts.searcher import SearchProblem
-from autoprune.contracts.store import Event, EventKind
+from autoprune.contracts.store import Event, EventKind, Store
+from autoprune.contracts.training import TrainingProgress
 from autoprune.controller.roster import Roster
+from autoprune.errors import StoreError
 from autoprune.evaluation.preparation import Preparation
 from autoprune.front import Front
 from autoprune.job.spec import Job
 from autoprune.metrics import goals_of, metrics_of, referenced
+from autoprune.policy import Policy
 from autoprune.store.history import History
+from autoprune.store.snapshot import unpack
 from autoprune.trial import Evaluation, Trial, TrialState
 
 DENSE_NUMBER = 0
+_log = logging.getLogger(__name__)
 
 
 class JobState:
-    """History, searchers and fronts of one job."""
+    """History, searchers and fronts of one job.
 
-    def __init__(self, job: Job, preparation: Preparation, problem: SearchProblem) -> None:
+    `seeds` are canonical policies that are tried before any searcher is asked.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        preparation: Preparation,
+        problem: SearchProblem,
+        seeds: Sequence[Policy] = (),
+    ) -> None:
         self.job = job
         self.preparation = preparation
+        self.seeds = tuple(seeds)
         self.metrics = metrics_of(job)
         self.goals = goals_of(job)
         self.history = History()
-        self.roster = Roster(job, problem)
         self.fronts: dict[int, Front] = {}
         self.failures_in_a_row = 0
+        self.progress: TrainingProgress | None = None
+        self._problem = problem
+        self._roster: Roster | None = None
         self._spent: Counter[str] = Counter()
 
     @property
@@ -49,25 +69,49 @@ class JobState:
         assert evaluation is not None
         return evaluation
 
-    def replay(self, events: Iterable[Event]) -> None:
-        """Rebuild the state from the log of earlier sessions."""
-        for event in events:
-            if event.kind in (EventKind.ASKED, EventKind.REPEATED):
-                self.roster.ask_again(event)
-            self.apply(event)
+    @property
+    def has_roster(self) -> bool:
+        """Say whether the dense network is measured, which all searchers start from."""
+        return self._roster is not None
 
-    def apply(self, event: Event) -> None:
-        """Take in one committed event."""
+    @property
+    def roster(self) -> Roster:
+        """The searchers; only after the dense network completed."""
+        assert self._roster is not None
+        return self._roster
+
+    def replay(self, events: Iterable[Event], snapshot: tuple[int, Any] | None = None) -> None:
+        """Rebuild the state from the log of earlier sessions.
+
+        A snapshot is the number of the last event that it knows of, and the searchers' state
+        after it. Raises `StoreError` where it does not fit them.
+        """
+        known = snapshot[0] if snapshot else 0
+        for event in events:
+            is_news = event.seq > known
+            is_ask = event.kind in (EventKind.ASKED, EventKind.REPEATED)
+            if is_news and is_ask and self.has_roster:
+                self.roster.ask_again(event)
+            self.apply(event, teach=is_news)
+            if snapshot and event.seq == known:
+                self._restore(snapshot[1])
+
+    def apply(self, event: Event, *, teach: bool = True) -> None:
+        """Take in one committed event; searchers hear of it only where `teach`."""
         self.history.apply(event)
+        if event.kind is EventKind.TRAINED:
+            self._follow_training(event.body, teach=teach)
         if event.trial is None:
             return
         trial = self.history.trials[event.trial]
         if trial.rung == 0 and event.kind in (EventKind.ASKED, EventKind.INFEASIBLE):
             self._spent[trial.searcher] += 1 if event.kind is EventKind.ASKED else -1
-        if event.kind is EventKind.REPEATED:
+        if event.kind is EventKind.REPEATED and teach:
             self.roster.learn_repetition(event.body["searcher"], trial)
         elif event.kind.name in TrialState.__members__:
             self._conclude(trial)
+            if teach and self.has_roster:
+                self.roster.learn(trial)
 
     def count(self, labels: Iterable[str]) -> int:
         """Return how many trials of `labels` at the lowest rung were worth an evaluation."""
@@ -88,13 +132,57 @@ class JobState:
         return {trial.policy.sha256 for trial in self.history.trials.values() if trial.rung == rung}
 
     def _conclude(self, trial: Trial) -> None:
-        """Let fronts and searchers know of a trial that has just ended."""
+        """Bring the fronts up to a trial that has just ended."""
         if trial.state is TrialState.COMPLETED:
             self.failures_in_a_row = 0
             if trial.number == DENSE_NUMBER:
                 self.goals = referenced(self.job, self.dense, self.preparation.num_classes)
+                known = replace(self._problem, goals=self.goals, dense=self.dense)
+                self._roster = Roster(self.job, known)
             front = self.fronts.setdefault(trial.rung, Front(self.goals))
             front.add(trial)
         elif trial.state is TrialState.FAILED:
             self.failures_in_a_row += 1
-        self.roster.learn(trial)
+
+    def _follow_training(self, body: Mapping[str, Any], *, teach: bool) -> None:
+        done = TrainingProgress.from_json(body["progress"]) if "progress" in body else None
+        self.progress = done if done is not None and not done.is_complete else None
+        if teach:
+            self.roster.trained(done)
+
+    def _restore(self, state: Any) -> None:
+        try:
+            self.roster.load_state_dict(state)
+        except Exception as error:
+            raise StoreError(f"the snapshot does not fit the searchers: {error!r}") from error
+
+
+def resumed(
+    store: Store,
+    job: Job,
+    preparation: Preparation,
+    problem: SearchProblem,
+    seeds: Sequence[Policy] = (),
+) -> JobState:
+    """Return the state of a stored job; snapshots that cannot be used are passed over."""
+    for snapshot in _candidates(store, job.name):
+        state = JobState(job, preparation, problem, seeds)
+        try:
+            state.replay(store.events(job.name), snapshot)
+        except StoreError as error:
+            if snapshot is None:
+                raise
+            _log.warning("%s; an older one, or the log alone, serves instead", error)
+            continue
+        return state
+    raise AssertionError("the log alone is always a candidate")
+
+
+def _candidates(store: Store, job: str) -> Iterator[tuple[int, Any] | None]:
+    """Yield the readable snapshots, newest first, and None for the log alone."""
+    for seq, body in store.snapshots(job):
+        try:
+            yield seq, unpack(body)
+        except StoreError as error:
+            _log.warning("%s; an older one, or the log alone, serves instead", error)
+    yield None

@@ -6,22 +6,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from autoprune.graph.network import NetworkGraph
+from autoprune.surgery.plan import Scores
 
 
 @dataclass(frozen=True)
 class Preparation:
     """The traced network, the number format for judging, and who the inputs are.
 
-    `fingerprint` is a hash of the dense weights: a resumed job must find the same.
+    `fingerprint` is a hash of the dense weights: a resumed job must find the same. `scores`
+    maps every criterion that policies may name to the scores of each prunable group's units.
     """
 
     graph: NetworkGraph
     dtype: torch.dtype
     num_classes: int
     fingerprint: str
+    scores: Mapping[str, Scores]
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that `from_json` turns back into an equal preparation."""
@@ -30,6 +34,10 @@ class Preparation:
             "dtype": str(self.dtype).removeprefix("torch."),
             "num_classes": self.num_classes,
             "fingerprint": self.fingerprint,
+            "scores": {
+                criterion: {group: each.tolist() for group, each in table.items()}
+                for criterion, table in self.scores.items()
+            },
         }
 
     @classmethod
@@ -40,4 +48,8 @@ class Preparation:
             getattr(torch, body["dtype"]),
             body["num_classes"],
             body["fingerprint"],
+            {
+                criterion: {group: np.array(each) for group, each in table.items()}
+                for criterion, table in body["scores"].items()
+            },
         )

@@ -16,11 +16,10 @@ from autoprune.data.dataset import Dataset, Part
 from autoprune.errors import ModelError
 from autoprune.evaluation.inference import BATCH, best_device, channels_last
 from autoprune.evaluation.preparation import Preparation
-from autoprune.job.spec import Job, PluginSpec
+from autoprune.job.spec import Job
 from autoprune.models.catalog import build_model
 from autoprune.surgery.plan import Plan
 from autoprune.surgery.reconstruct import Moments
-from autoprune.surgery.scores import score_groups
 
 
 class Workbench:
@@ -45,18 +44,8 @@ class Workbench:
 
     @cached_property
     def plan(self) -> Plan:
-        """The plan, with the scores of every criterion that the space may name."""
-        criteria = criteria_of(self.job)
-        groups = self.preparation.graph.groups
-        scores = {
-            name: score_groups(
-                self.model,
-                groups,
-                plugins.create("criterion", PluginSpec(name=name), seed=self.job.seed),
-            )
-            for name in criteria
-        }
-        return Plan(self.model, groups, scores)
+        """The plan, with the scores that were gathered once for the job."""
+        return Plan(self.model, self.preparation.graph.groups, self.preparation.scores)
 
     def moments(self, images: int) -> Moments:
         """Return the second moments of the dense network on training images, gathered once."""
@@ -83,11 +72,6 @@ class Workbench:
         """Return the part called `train`, `search` or `report`."""
         part: Part = getattr(self.dataset, name)
         return part
-
-
-def criteria_of(job: Job) -> tuple[str, ...]:
-    """Return the names of the criteria that policies of the job may carry."""
-    return (str(job.space.options.get("criterion", "l1")),)
 
 
 def load_dataset(job: Job) -> Dataset:

@@ -99,21 +99,41 @@ class CostTable:
 
     def _elements(self, policy: Policy) -> np.ndarray:
         """Return how many elements every row keeps, shape (rows,)."""
-        kept = self._units.copy()
+        kept = self._units[:-1].copy()
         for name, count in self.groups.kept_units(policy).items():
             kept[self._index[name]] = count
-        lengths = self._fixed.copy()
-        values = self._part_width * kept[self._part_groups].prod(axis=1)
-        np.add.at(lengths, self._part_extent, values)
-        elements: np.ndarray = self._constant * lengths[self._row_extents].prod(axis=1)
+        elements = self._kept_elements(kept)
         for block in self.groups.dropped(policy):
             elements[self._in_block[block.name]] = 0.0
+        return elements
+
+    def _kept_elements(self, kept: np.ndarray) -> np.ndarray:
+        """Return how many elements every row keeps, shape (..., rows), of `kept` (..., groups)."""
+        batch = kept.shape[:-1]
+        counts = np.concatenate([kept, np.ones((*batch, 1))], axis=-1)
+        values = self._part_width * counts[..., self._part_groups].prod(axis=-1)
+        lengths = np.broadcast_to(self._fixed, (*batch, len(self._fixed))).copy()
+        np.add.at(lengths, (..., self._part_extent), values)  # type: ignore[arg-type]
+        elements: np.ndarray = self._constant * lengths[..., self._row_extents].prod(axis=-1)
         return elements
 
     def costs(self, policy: Policy) -> Costs:
         """Return what `policy` costs; raises `PolicyError` for a policy of other groups."""
         macs, params, size = self._elements(policy) @ self._per_element
         return Costs(int(macs), int(params), int(size))
+
+    def of_kept(self, kept: np.ndarray, dropped: np.ndarray | None = None) -> np.ndarray:
+        """Return macs, params and size_bytes, shape (n, 3), of many networks at once.
+
+        `kept` holds the kept units of every group of the table, shape (n, groups), `dropped`
+        which blocks are left out, shape (n, blocks) boolean; none without it.
+        """
+        elements = self._kept_elements(np.asarray(kept, dtype=np.float64))
+        for index, block in enumerate(self.groups.blocks if dropped is not None else ()):
+            assert dropped is not None
+            elements[np.ix_(dropped[:, index], self._in_block[block.name])] = 0.0
+        totals: np.ndarray = elements @ self._per_element
+        return totals
 
     def by_module(self, policy: Policy) -> dict[str, Costs]:
         """Return the cost of every module that has any, in the order of the forward pass."""

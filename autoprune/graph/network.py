@@ -14,7 +14,7 @@ from autoprune.errors import RunError
 from autoprune.graph.cost import CostTable
 from autoprune.graph.group import GroupTable
 
-FORMAT = 2
+FORMAT = 3
 """Version of the JSON form: 1 had one group table of module sides, without blocks."""
 
 

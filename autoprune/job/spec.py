@@ -147,7 +147,7 @@ class Job(_Section):
         default=(PluginSpec(name="error"), PluginSpec(name="macs")), min_length=1
     )
     constraints: tuple[Annotated[Constraint, BeforeValidator(Constraint.parse)], ...] = ()
-    searchers: tuple[Plugin, ...] = Field(default=(PluginSpec(name="nsga2"),), min_length=1)
+    searchers: tuple[Plugin, ...] = ()
     baselines: BaselineSpec = BaselineSpec()
     rungs: tuple[RungSpec, ...] = Field(default=(RungSpec(),), min_length=1)
     promote_one_in: int = Field(default=4, ge=2)

@@ -16,10 +16,10 @@ from typing import Any
 import plotly.graph_objects as go
 
 from autoprune.contracts.objective import Goal
-from autoprune.controller.roster import DENSE, baseline_labels, labels_of
+from autoprune.controller.roster import DENSE
 from autoprune.front import Front
 from autoprune.numbers import readable
-from autoprune.report.summary import described
+from autoprune.report.summary import described, labels
 from autoprune.run import Run, shown
 from autoprune.trial import Evaluation, Measurement, Trial
 
@@ -73,14 +73,16 @@ def front_figure(run: Run, x: Goal | None, y: Goal) -> Any:
     shape = "vh" if x is not None and x.goal == "max" else "hv"
     line = {"width": 1.5, "shape": shape}
     figure.add_trace(_trace(run, stairs, axes, "front", mode="lines", line=line, meta=INK))
+    dotted = {each.legendgroup for each in figure.data if len(each.x)}
     for label, colour in _colours(run).items():
         own = [each for each in members if each.searcher == label]
+        is_named = escape(label) in dotted  # by its dots off the front
         marker = {"size": 11, "color": colour, "line": {"width": 1.5, "color": "white"}}
         bars = _bars(own, axes, colour)
-        name = f"{label}, on the front"
-        figure.add_trace(
-            _trace(run, own, axes, name, marker=marker, legendgroup=label, showlegend=False, **bars)
-        )
+        name = f"{label}, on the front" if is_named else label
+        style: dict[str, Any] = {"marker": marker, "showlegend": not is_named}
+        style["legendgroup"] = escape(label)
+        figure.add_trace(_trace(run, own, axes, name, **style, **bars))
     if members and len(run.goals) > 1:
         ring = {"size": 20, "symbol": "circle-open", "line": {"width": 1.5}}
         knee = run.front().knee()
@@ -104,7 +106,7 @@ def convergence_figure(run: Run) -> Any | None:
     everybody = {"width": 2.5, "shape": "hv"}
     _add_curve(figure, run, "all together", trials, line=everybody, meta=INK)
     for label, colour in _colours(run).items():
-        dash = "dot" if label in baseline_labels(run.job) else "solid"
+        dash = "dot" if labels(run)[label] else "solid"
         line = {"color": colour, "width": 1.75, "shape": "hv", "dash": dash}
         own = [each for each in trials if each.searcher == label and each.number != 0]
         _add_curve(figure, run, label, own, line=line)
@@ -195,9 +197,10 @@ def _add_dots(figure: Any, run: Run, axes: tuple[Axis, Axis], on_front: set[int]
     for label, own in dots.items():
         colour = _colours(run).get(label, GREY)
         symbol = "x-thin-open" if label == "breaks a constraint" else "circle"
-        symbol = "diamond-open" if label in baseline_labels(run.job) else symbol
+        symbol = "diamond-open" if labels(run).get(label) else symbol
         marker = {"color": colour, "size": 7, "symbol": symbol, "opacity": 0.6}
-        trace = _trace(run, own, axes, label, on_search=True, marker=marker, legendgroup=label)
+        group = escape(label)
+        trace = _trace(run, own, axes, label, on_search=True, marker=marker, legendgroup=group)
         figure.add_trace(trace)
 
 
@@ -264,8 +267,8 @@ def _bars(trials: Sequence[Trial], axes: tuple[Axis, Axis], colour: str) -> dict
 
 def _colours(run: Run) -> dict[str, str]:
     """Return label → colour; searchers first, so that the same job looks the same."""
-    baselines = set(baseline_labels(run.job))
-    ordered = sorted(labels_of(run.job), key=lambda label: label in baselines)
+    known = labels(run)
+    ordered = sorted(known, key=lambda label: known[label])
     return {label: COLOURS[index % len(COLOURS)] for index, label in enumerate(ordered)}
 
 

@@ -10,11 +10,13 @@ FAILED      {"failure"}
 RETRIED     {"failure"}
 STOPPED     {"reason"}
 REPORTED    {"evaluation"}, on the report split
+TRAINED     {"progress"} of a slice of training, or {"failure"} that ended it
 """
 
 from __future__ import annotations
 
 from autoprune.contracts.store import Entry, EventKind
+from autoprune.contracts.training import TrainingProgress
 from autoprune.policy import Policy
 from autoprune.trial import Evaluation, Failure
 
@@ -72,3 +74,13 @@ def retried(trial: int, failure: Failure, *, attempt: int) -> Entry:
 def reported(trial: int, evaluation: Evaluation) -> Entry:
     """A completed trial was measured on the report split."""
     return Entry(EventKind.REPORTED, trial, body={"evaluation": evaluation.to_json()})
+
+
+def trained(progress: TrainingProgress) -> Entry:
+    """A slice of the training that a searcher requested is done."""
+    return Entry(EventKind.TRAINED, body={"progress": progress.to_json()})
+
+
+def untrained(failure: Failure) -> Entry:
+    """The training that a searcher requested failed for good."""
+    return Entry(EventKind.TRAINED, body={"failure": failure.to_json()})

@@ -24,9 +24,10 @@ from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
 from autoprune.contracts.store import Entry, Event, EventKind, JobRecord, Store
 from autoprune.errors import RunError, StoreError, suggestion
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: table snapshot
 BUSY_S = 30.0  # how long to wait for another process's transaction
 PAGE = 1000  # events per read transaction
+_SNAPSHOTS = 2  # kept per job: the newest may turn out to be damaged
 
 _metadata = sql.MetaData()
 _meta = sql.Table(
@@ -52,6 +53,13 @@ _event = sql.Table(
     sql.Column("trial", sql.Integer),
     sql.Column("attempt", sql.Integer, nullable=False),
     sql.Column("body", sql.Text, nullable=False),
+)
+_snapshot = sql.Table(
+    "snapshot",
+    _metadata,
+    sql.Column("job", sql.ForeignKey("job.name"), primary_key=True),
+    sql.Column("seq", sql.Integer, primary_key=True, autoincrement=False),
+    sql.Column("body", sql.LargeBinary, nullable=False),
 )
 
 
@@ -130,6 +138,25 @@ class SqlStore(Store):
             self._lock(connection, job)
         return self._pages(job, after)
 
+    def save_snapshot(self, job: str, seq: int, body: bytes) -> None:
+        """Keep a snapshot in place of one at the same event, and the newest before it."""
+        same = sql.and_(_snapshot.c.job == job, _snapshot.c.seq == seq)
+        with self._transaction(f"save a snapshot of job {job!r}", writes=True) as connection:
+            self._lock(connection, job)
+            connection.execute(sql.delete(_snapshot).where(same))
+            connection.execute(sql.insert(_snapshot).values(job=job, seq=seq, body=body))
+            newest = sql.select(_snapshot.c.seq).where(_snapshot.c.job == job)
+            kept = connection.scalars(newest.order_by(_snapshot.c.seq.desc()).limit(_SNAPSHOTS))
+            is_old = sql.and_(_snapshot.c.job == job, _snapshot.c.seq < min(kept.all()))
+            connection.execute(sql.delete(_snapshot).where(is_old))
+
+    def snapshots(self, job: str) -> Sequence[tuple[int, bytes]]:
+        """Return the kept snapshots of a job, newest first."""
+        query = sql.select(_snapshot).where(_snapshot.c.job == job)
+        with self._transaction(f"read the snapshots of job {job!r}") as connection:
+            rows = connection.execute(query.order_by(_snapshot.c.seq.desc()))
+            return [(row.seq, row.body) for row in rows]
+
     def close(self) -> None:
         """Release the store; allowed twice."""
         self._is_closed = True
@@ -161,12 +188,14 @@ class SqlStore(Store):
             version = _version(connection)
         if version is None and self._read_only:
             raise StoreError(f"{self._name} is not a store of autoprune: it has no log")
-        if version is None:
+        version = version or 0
+        if version < SCHEMA_VERSION and not self._read_only:
             with self._transaction("create the tables", writes=True) as connection:
-                version = _version(connection)  # another process may have been faster
-                if version is None:
+                version = _version(connection) or 0  # another process may have been faster
+                if version < SCHEMA_VERSION:  # version 1 lacks a table, no more
                     version = SCHEMA_VERSION
                     _metadata.create_all(connection)
+                    connection.execute(sql.delete(_meta).where(_meta.c.key == "schema_version"))
                     row = {"key": "schema_version", "value": str(version)}
                     connection.execute(sql.insert(_meta), row)
         if version > SCHEMA_VERSION:

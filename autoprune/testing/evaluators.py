@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from autoprune.contracts.executor import Evaluator, WorkItem
+from autoprune.contracts.training import TrainingItem, TrainingProgress
 from autoprune.errors import NonFiniteError, PolicyError
 from autoprune.policy import Policy
 from autoprune.trial import Evaluation, Measurement
@@ -52,6 +53,12 @@ class ScriptedEvaluator(Evaluator):
             _act(script)
         self._note("evaluate", start)
         return Evaluation({"error": Measurement(float(item.trial))})
+
+    def train(self, item: TrainingItem) -> TrainingProgress:
+        """Act as the request's option `action` says, then report ten steps more."""
+        _act(str(item.request.options.get("action", "ok")))
+        done = (item.progress.done if item.progress else 0) + 10
+        return TrainingProgress(done, item.request.steps, f"after {done}", {"loss": 1.0 / done})
 
     def probe(self, item: WorkItem, evaluation: Evaluation) -> Evaluation:
         """Add a metric that only the probe gives."""

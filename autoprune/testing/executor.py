@@ -10,11 +10,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
-from autoprune.contracts.executor import EvaluatorSpec, Executor, WorkResult
+from autoprune.contracts.executor import EvaluatorSpec, Executor, TrainingResult, WorkResult
+from autoprune.contracts.training import TrainingItem, TrainingProgress, TrainingRequest
 from autoprune.errors import ExecutorError
 from autoprune.testing.evaluators import SCRIPTED, item
 from autoprune.trial import FailureKind
@@ -124,6 +125,27 @@ class ExecutorContract:
         for each in results:
             assert (each.evaluation is None) == (each.failure is not None)
 
+    def test_training_is_done_in_slices(self, executor: Executor) -> None:
+        progress = None
+        for done in (10, 20):
+            executor.submit(TrainingItem("mine", TrainingRequest(20), progress))
+            (result,) = drain(executor, 1)
+            assert isinstance(result, TrainingResult)
+            progress = result.progress
+            assert progress == TrainingProgress(done, 20, f"after {done}", {"loss": 1.0 / done})
+        assert progress is not None
+        assert progress.is_complete
+
+    def test_failing_training_is_a_result(self, executor: Executor) -> None:
+        request = TrainingRequest(20, {"action": "raise:NonFiniteError"})
+        executor.submit(TrainingItem("mine", request))
+        (result,) = drain(executor, 1)
+        assert isinstance(result, TrainingResult)
+        assert result.progress is None
+        assert result.failure is not None
+        assert result.failure.kind is FailureKind.NONFINITE
+        assert run(executor, ["ok"])[0].evaluation is not None
+
     def test_close_may_come_early_and_twice(self) -> None:
         executor = self.make(EvaluatorSpec(SCRIPTED))
         executor.submit(item(0, "sleep:30"))
@@ -140,7 +162,7 @@ class ExecutorContract:
 def run(executor: Executor, actions: list[str]) -> list[WorkResult]:
     """Submit every action as workers get free and return all results."""
     waiting = list(enumerate(actions))
-    results: list[WorkResult] = []
+    results: list[Any] = []
     deadline = time.monotonic() + 60
     while len(results) < len(actions):
         assert time.monotonic() < deadline, f"{len(results)} of {len(actions)} came back"
@@ -151,9 +173,9 @@ def run(executor: Executor, actions: list[str]) -> list[WorkResult]:
     return results
 
 
-def drain(executor: Executor, count: int) -> list[WorkResult]:
+def drain(executor: Executor, count: int) -> list[Any]:
     """Wait until `count` results are there."""
-    results: list[WorkResult] = []
+    results: list[Any] = []
     deadline = time.monotonic() + 60
     while len(results) < count:
         assert time.monotonic() < deadline

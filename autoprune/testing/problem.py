@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -40,13 +41,22 @@ class CountSpace(SearchSpace):
             raise PolicyError(f"criterion {policy.recipe.criterion!r} is outside the space")
         return {**self._groups.kept_units(policy), _CRITERION: policy.recipe.criterion}
 
+    def nearest(self, policy: Policy) -> Values:
+        """Return the kept counts of the groups that both know, and the first criterion."""
+        counts = {
+            group.name: max(1, round(policy.keep_ratio(group.name) * group.units))
+            for group in self._groups.prunable
+        }
+        return {**counts, _CRITERION: self._choice.options[0]}
+
 
 def small_problem(
     units: Sequence[int] = (16, 24, 32, 12), criteria: tuple[str, ...] = ("l1", "l2")
 ) -> SearchProblem:
     """Return a chain of convolutions whose hidden layers have `units` channels each.
 
-    Its goals are accuracy (to be maximised, so that a wrong sign shows) and macs.
+    Its goals are accuracy (to be maximised, so that a wrong sign shows) and macs. The
+    scores of the units are those of a seeded draw, as uneven as those of real layers.
     """
     widths = [3, *units, 10]
     count = len(widths) - 1
@@ -56,10 +66,13 @@ def small_problem(
             _group(f"conv{count}", 10, count).frozen("its units are the outputs"),
         ]
     )
-    goals = (Goal("accuracy", "1", "max", reference=0.0), Goal("macs", "1", "min"))
-    return SearchProblem(
-        CountSpace(groups, criteria), goals, groups, CostTable(_rows(widths), groups)
-    )
+    costs = CostTable(_rows(widths), groups)
+    dense = float(costs.costs(Policy()).macs)
+    goals = (Goal("accuracy", "1", "max", reference=0.5), Goal("macs", "1", "min", dense))
+    rng = np.random.default_rng(0)
+    scores = {each.name: rng.lognormal(size=each.units) for each in groups.prunable}
+    problem = SearchProblem(CountSpace(groups, criteria), goals, groups, costs, scores=scores)
+    return replace(problem, dense=measure(problem, Policy()))
 
 
 def _group(name: str, units: int, index: int) -> PrunableGroup:

@@ -77,7 +77,9 @@ class SearcherContract:
         asked = self._run(searcher, problem, rounds=100)
         assert len(asked) < 400, "the searcher never ended"
         assert asked
+        before = _stored(searcher.state_dict())
         assert list(searcher.ask(4)) == []
+        assert repr(_stored(searcher.state_dict())) == repr(before)
 
     # -- telling --------------------------------------------------------------------------
 

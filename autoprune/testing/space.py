@@ -76,6 +76,21 @@ class SpaceContract:
             assert space.contains(policy)
             assert dict(space.encode(policy)) == dict(values)
 
+    def test_the_nearest_policy_to_one_inside_keeps_the_same(self) -> None:
+        space, groups = self.make(), self.groups()
+        for values in (*_samples(space), *_corners(space)):
+            policy = space.decode(values)
+            again = space.decode(space.nearest(policy))
+            assert groups.kept_units(again) == groups.kept_units(policy)
+            assert again.dropped == policy.dropped
+
+    def test_any_policy_has_a_nearest_one(self) -> None:
+        space, groups = self.make(), self.groups()
+        half = {group.name: 0.5 for group in groups.prunable}
+        strangers = [Policy(), Policy.from_keep_ratios({**half, "another network's": 0.5}, "?")]
+        for policy in (*strangers, *self.outside()):
+            assert space.contains(space.decode(space.nearest(policy)))
+
     def test_different_values_are_different_policies(self) -> None:
         space = self.make()
         samples = _samples(space)

@@ -57,6 +57,23 @@ class StoreContract:
                 store.append("a", _marks(1500, start))
             assert [each.trial for each in store.events("a")] == list(range(3000))
 
+    def test_the_two_newest_snapshots_are_kept(self, tmp_path: Path) -> None:
+        with self.make_store(tmp_path) as store:
+            store.create_job("a", {})
+            store.create_job("b", {})
+            assert list(store.snapshots("a")) == []
+            for seq in (3, 10, 7):
+                store.save_snapshot("a", seq, bytes([0, seq, 255]))
+            store.save_snapshot("b", 1, b"other")
+            store.save_snapshot("a", 10, b"again")
+        with self.make_store(tmp_path) as store:
+            assert list(store.snapshots("a")) == [(10, b"again"), (7, bytes([0, 7, 255]))]
+            assert list(store.snapshots("b")) == [(1, b"other")]
+
+    def test_a_snapshot_of_an_unknown_job_is_refused(self, tmp_path: Path) -> None:
+        with self.make_store(tmp_path) as store, pytest.raises(StoreError, match="no job"):
+            store.save_snapshot("nobody", 1, b"")
+
     def test_after_leaves_out_what_came_before(self, tmp_path: Path) -> None:
         with self.make_store(tmp_path) as store:
             store.create_job("a", {})

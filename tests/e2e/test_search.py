@@ -211,7 +211,7 @@ def test_a_run_is_not_overwritten_and_not_resumed_with_another_job(
         ({"constraints": ["macs <= 10"]}, "cannot be met"),
         ({"space": {"name": "layerwise", "include": ["nothing*"]}}, "matches no group"),
         ({"model": {"import": "json:loads"}}, "json:loads"),
-        ({"searchers": ["nsga3"]}, "nsga2"),
+        ({"searchers": ["nsgaa2"]}, "nsga2"),
         ({"objectives": ["error", "latencyy"]}, "latency"),
     ],
 )

@@ -154,7 +154,7 @@ def test_policies_and_graphs_with_blocks_survive_json() -> None:
 
 def test_the_lowest_cost_of_a_space_with_depth_leaves_the_blocks_out() -> None:
     _, graph = planned(resnet())
-    preparation = Preparation(graph, torch.float32, 10, "")
+    preparation = Preparation(graph, torch.float32, 10, "", {})
     shallow = _lowest(Layerwise(graph.groups, keep_ratio=(0.5, 1.0), depth=True), preparation)
     deep = _lowest(Layerwise(graph.groups, keep_ratio=(0.5, 1.0)), preparation)
     assert shallow.macs < 0.5 * deep.macs

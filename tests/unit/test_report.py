@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from autoprune.contracts.store import Entry
+from autoprune.front import Front
 from autoprune.graph.network import NetworkGraph
 from autoprune.job.spec import Job
 from autoprune.policy import Policy
@@ -161,6 +162,33 @@ def test_rows_count_trials_by_how_they_ended(run: Run) -> None:
     for name in ("trials", "failed", "infeasible", "on_front"):
         assert getattr(whole, name) == sum(getattr(row, name) for row in own)
     assert [row.is_baseline for row in own] == [True, True, False, False]
+
+
+def test_gains_add_up_to_the_hypervolume_of_the_searchers(run: Run) -> None:
+    rows = {row.label: row for row in summarise(run)}
+    searchers = LABELS[2:]
+    assert all(rows[label].gained is None for label in (WHOLE, *LABELS[:2]))
+    front = Front(run.goals)
+    front.add(run.history.trials[0])
+    alone = front.hypervolume() or 0.0
+    for trial in run.completed():
+        if trial.searcher in searchers:
+            front.add(trial)
+    gains = [rows[label].gained or 0.0 for label in searchers]
+    assert min(gains) > 0.0
+    assert alone + sum(gains) == pytest.approx(front.hypervolume())
+    html = render(run)
+    assert all(f"<td>{gain:.4f}</td>" in html for gain in gains)
+
+
+def test_a_searcher_whose_trials_all_stand_on_the_front_is_in_the_legend(tmp_path: Path) -> None:
+    policy = PROBLEM.groups.canonical(Policy.from_keep_ratios({"conv1": 0.5}))
+    made = [*log(0)[:3], entries.asked(1, policy, "tpe", rung=0, parent=None, batch=0)]
+    made.append(entries.completed(1, evaluation(policy, 1), attempt=1))
+    lonely = stored(tmp_path, job(), made)
+    error, macs = lonely.goals
+    named = [each.name for each in front_figure(lonely, macs, error).data if each.showlegend]
+    assert "tpe" in named
 
 
 def test_the_front_is_drawn_where_the_report_split_puts_it(run: Run) -> None:

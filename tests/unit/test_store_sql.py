@@ -190,7 +190,7 @@ def test_a_newer_schema_is_refused_and_left_alone(path: Path, read_only: bool) -
         raw.execute("UPDATE meta SET value = '99' WHERE key = 'schema_version'")
     raw.close()
     before = path.read_bytes()
-    with pytest.raises(StoreError, match=r"newer autoprune \(schema 99; this one knows 1\)"):
+    with pytest.raises(StoreError, match=r"newer autoprune \(schema 99; this one knows 2\)"):
         SqlStore(path, read_only=read_only)
     assert path.read_bytes() == before
 
