@@ -20,19 +20,24 @@ class NSGA2(SteadyState):
         population: Size of the initial design and of the population that survives.
         crossover: Probability that a child mixes its parents' ordered parameters.
         mutation: Probability that a parameter mutates; one per child by default.
+        switch: Share of children made by a level switch, which keeps the macs; of use, if at
+            all, where these are limited.
 
     Raises:
-        PluginError: A population below 4, or a rate outside [0, 1].
+        PluginError: A population below 4 or the number of goals, or a rate outside [0, 1].
     """
+
+    least_goals = 1
 
     def __init__(
         self,
         problem: SearchProblem,
         *,
         seed: int = 0,
-        population: int = 40,
+        population: int = 20,
         crossover: float = 0.9,
         mutation: float | None = None,
+        switch: float = 0.0,
     ) -> None:
         super().__init__(
             problem,
@@ -40,6 +45,7 @@ class NSGA2(SteadyState):
             population=population,
             crossover=crossover,
             mutation=mutation,
+            switch=switch,
             survival=RankAndCrowding(),
             compare=binary_tournament,
         )

@@ -21,7 +21,9 @@ from autoprune.trial import Trial, TrialState
 from ._archive import Archive
 
 _log = logging.getLogger(__name__)
-DEFAULT_TEAM = tuple(PluginSpec(name=name) for name in ("nsga2", "tpe"))
+DEFAULT_TEAM = tuple(
+    PluginSpec(name=name) for name in ("surrogate", "bisection", "knapsack", "nsga2")
+)
 # Proposals in a row of one searcher that others made before it, until another one is asked.
 _REPETITIONS = 20
 # Infeasible proposals in a row, each of which costs nothing, before a searcher is given up.

@@ -44,7 +44,8 @@ def candidate_of(run: Run, trial: Trial) -> Candidate:
     seed, which trains them again where their rung trains.
     """
     job = {**run.job.to_json(), "resources": {**run.job.to_json()["resources"], "device": "cpu"}}
-    evaluator = NetworkEvaluator(job=job, preparation=run.preparation)
+    files = str(run.directory / FILES_NAME)
+    evaluator = NetworkEvaluator(job=job, preparation=run.preparation, files=files)
     bench = evaluator.bench
     if trial.report is not None and trial.report.weights is not None:
         network = shrunk(bench.model, bench.preparation.graph.groups, trial.policy)

@@ -20,16 +20,14 @@ from typing import Any
 import torch
 
 from autoprune.contracts.executor import Evaluator, EvaluatorSpec, Executor, WorkItem
-from autoprune.contracts.searcher import SearchProblem
 from autoprune.controller.loop import SearchLoop
+from autoprune.controller.problem import problem_of
 from autoprune.controller.state import JobState
 from autoprune.evaluation.preparation import Preparation
 from autoprune.executor.local import LocalExecutor
 from autoprune.graph.network import NetworkGraph
 from autoprune.job.spec import Job
-from autoprune.metrics import goals_of
 from autoprune.models.cifar_resnet import CifarResNet
-from autoprune.plugins import create
 from autoprune.store.sql import SqlStore
 from autoprune.surgery.examination import examine
 from autoprune.trial import Evaluation, Measurement
@@ -61,9 +59,7 @@ def ms_per_trial(executor: Executor, preparation: Preparation, trials: int) -> f
             "budget": {"trials": trials},
         }
     )
-    graph = preparation.graph
-    space = create("space", job.space, graph.groups)
-    problem = SearchProblem(space, goals_of(job), graph.groups, graph.costs, trials)
+    problem = problem_of(job, preparation)
     with (
         tempfile.TemporaryDirectory() as directory,
         SqlStore(Path(directory) / "store.sqlite") as store,
@@ -83,7 +79,7 @@ def main() -> None:
     trials = parser.parse_args().trials
     model, example = CifarResNet(20).eval(), torch.randn(2, 3, 32, 32)
     graph = examine(model, example).graph
-    preparation = Preparation(graph, torch.float32, 10, "", {})
+    preparation = Preparation(graph, torch.float32, 10, "", {"l1": {}})
     spec = EvaluatorSpec("benchmarks.control_path:NoopEvaluator", {"graph": graph.to_json()})
     local = ms_per_trial(LocalExecutor(spec), preparation, trials)
     executor = RayExecutor(spec, Resources(workers=2))

@@ -52,6 +52,7 @@ class RecordedNetwork:
         repair: str = "bn",
         repair_images: int = 250,
         images: int = 500,
+        reported: int = REPORTED,
     ) -> None:
         torch.set_num_threads(1)
         rung = {"repair": repair, "repair_images": repair_images, "images": images}
@@ -61,7 +62,7 @@ class RecordedNetwork:
                 "data": {
                     "name": "cifar10",
                     "path": os.environ.get("AUTOPRUNE_CIFAR10", str(DATA / "cifar10.npz")),
-                    "splits": {"source": "test", "search": 5000, "report": REPORTED},
+                    "splits": {"source": "test", "search": 5000, "report": reported},
                 },
                 "space": {"name": "layerwise", "include": ["layer*.conv1"]},
                 "rungs": [rung],
@@ -72,7 +73,7 @@ class RecordedNetwork:
         self.job = job
         self.preparation = found.preparation
         self._space = found.space
-        self._key = json.dumps([name, self.preparation.fingerprint[:16], rung])
+        self._key = json.dumps([name, self.preparation.fingerprint[:16], rung, reported])
         table.parent.mkdir(parents=True, exist_ok=True)
         self._table = sqlite3.connect(table, timeout=60, isolation_level=None)
         self._table.execute("PRAGMA journal_mode=WAL")

@@ -11,14 +11,15 @@ from __future__ import annotations
 import fcntl
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from autoprune import plugins
 from autoprune.contracts.executor import EvaluatorSpec, Executor
 from autoprune.contracts.searcher import SearchProblem
 from autoprune.controller.agenda import Agenda
 from autoprune.controller.loop import SearchLoop
+from autoprune.controller.problem import problem_of
 from autoprune.controller.roster import Roster
 from autoprune.controller.state import resumed
 from autoprune.controller.warm_start import carried_over
@@ -26,10 +27,9 @@ from autoprune.errors import RunError
 from autoprune.evaluation.inference import best_device
 from autoprune.evaluation.preparation import Preparation
 from autoprune.executor.local import LocalExecutor
-from autoprune.job.spec import Job, ResourceSpec
-from autoprune.metrics import goals_of
+from autoprune.job.spec import Job
 from autoprune.policy import Policy
-from autoprune.preflight import criterion_of, evaluator_spec, preflight, require_reachable
+from autoprune.preflight import evaluator_spec, preflight, require_reachable
 from autoprune.report.html import write_report
 from autoprune.run import FILES_NAME, REPORT_NAME, STORE_NAME, Run
 from autoprune.store.sql import SqlStore
@@ -71,7 +71,8 @@ def search(
         preparation = Preparation.from_json(record.spec["preparation"])
         seeds = [Policy.from_json(each) for each in record.spec["warm_start"]]
         # Timeless as it began, also where it goes on with other resources: its log is so.
-        problem = _problem(job, preparation, Job.model_validate(record.spec["job"]).resources)
+        begun = Job.model_validate(record.spec["job"])
+        problem = replace(problem_of(begun, preparation), trials=job.budget.trials)
         state = resumed(store, job, preparation, problem, seeds)
         files = str((directory / FILES_NAME).resolve())
         executor = _executor(job, evaluator_spec(job, preparation, files), address)
@@ -104,11 +105,12 @@ def _job(job: Job | Mapping[str, Any] | str | Path) -> Job:
 
 def _create(job: Job, directory: Path, warm_start: str | Path | None) -> None:
     """Check everything, then make the run directory with an empty log."""
+    earlier = Run.open(Path(warm_start)) if warm_start is not None else None
     found = preflight(job)
     require_reachable(found)
-    problem = _problem(job, found.preparation, job.resources)
+    problem = problem_of(job, found.preparation)
     Roster(job, problem)  # raises where a searcher cannot serve
-    seeds = _seeds(Path(warm_start), problem) if warm_start is not None else []
+    seeds = _seeds(earlier, problem) if earlier is not None else []
     try:
         (directory / FILES_NAME).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -122,24 +124,9 @@ def _create(job: Job, directory: Path, warm_start: str | Path | None) -> None:
         store.create_job(job.name, spec)
 
 
-def _seeds(directory: Path, problem: SearchProblem) -> list[Policy]:
-    earlier = Run.open(directory)
+def _seeds(earlier: Run, problem: SearchProblem) -> list[Policy]:
     members = [each.policy for each in earlier.front().members if not each.policy.is_dense]
     return carried_over(members, earlier.graph.groups, problem)
-
-
-def _problem(job: Job, preparation: Preparation, resources: ResourceSpec) -> SearchProblem:
-    graph = preparation.graph
-    space = plugins.create("space", job.space, graph.groups)
-    return SearchProblem(
-        space,
-        goals_of(job),
-        graph.groups,
-        graph.costs,
-        job.budget.trials,
-        preparation.scores[criterion_of(job)],
-        is_timeless=resources.workers == "serial",
-    )
 
 
 def _executor(job: Job, spec: EvaluatorSpec, address: str | None) -> Executor:

@@ -88,10 +88,13 @@ def inspect(
 ) -> None:
     """Show what can be pruned, what cannot and why, and what a trial costs; run nothing."""
     from autoprune.cli.tables import print_inspection
+    from autoprune.controller.problem import problem_of
+    from autoprune.controller.roster import Roster
     from autoprune.preflight import inspection, preflight, seconds_per_trial
     from autoprune.validation import load_job
 
     found = preflight(load_job(job, set_))
+    Roster(found.job, problem_of(found.job, found.preparation))  # can the searchers serve?
     body = inspection(found, seconds_per_trial(found))
     if format_ is Format.json:
         _print_json(body)

@@ -28,13 +28,15 @@ class TrainingRequest:
 class TrainingProgress:
     """How far a training has come.
 
-    `checkpoint` names the file that holds all of it, `figures` are what people may read of
+    `checkpoint` names the file that holds all of it, and `superseded` the one before, which
+    may be removed once this progress is known to be kept. `figures` are what people may read of
     the last slice (such as its mean loss), `seconds` is what the last slice took.
     """
 
     done: int
     total: int
     checkpoint: str
+    superseded: str | None = None
     figures: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
 

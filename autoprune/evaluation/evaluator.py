@@ -2,7 +2,7 @@
 
 Everything that candidates share is built once: the model on its device, the plan with its
 scores, second moments, the images in their final layout. A candidate is then carve →
-reconstruct → recover → recalibrate → fold → predict → measure.
+reconstruct or generate → recover → recalibrate → fold → predict → measure.
 """
 
 from __future__ import annotations
@@ -19,21 +19,28 @@ from torch import Tensor, nn
 
 from autoprune.contracts.executor import Evaluator, WorkItem
 from autoprune.contracts.objective import Objective, Predictions, Stage, Subject
+from autoprune.contracts.training import TrainingItem, TrainingProgress
 from autoprune.data.dataset import Part
-from autoprune.errors import NonFiniteError
+from autoprune.errors import NonFiniteError, RunError
+from autoprune.evaluation.generation import load_net, train_slice
 from autoprune.evaluation.inference import BATCH, cast, fold, predict
 from autoprune.evaluation.preparation import Preparation
+from autoprune.evaluation.pruning_net import PruningNet
 from autoprune.evaluation.recovery import finetune, training_steps
 from autoprune.evaluation.repair import recalibrate
 from autoprune.evaluation.weights import save_weights
 from autoprune.evaluation.workbench import Workbench
 from autoprune.metrics import metrics_of
+from autoprune.policy import Policy
 from autoprune.surgery.reconstruct import reconstruct
 from autoprune.trial import Evaluation, Measurement
 
 
 class NetworkEvaluator(Evaluator):
-    """Evaluates policies of one job. `files` is where weights of reported trials go."""
+    """Evaluates policies of one job, and trains what generates weights for them.
+
+    `files` is where weights of reported trials and checkpoints of training go.
+    """
 
     def __init__(
         self,
@@ -46,6 +53,7 @@ class NetworkEvaluator(Evaluator):
         self.files = Path(files) if files else None
         self.metrics: dict[str, Objective] = metrics_of(self.bench.job)
         self._batches: dict[tuple[str, int, torch.dtype], list[Tensor]] = {}
+        self._net: tuple[str, PruningNet] | None = None
 
     @property
     def needs_probe(self) -> bool:
@@ -83,7 +91,11 @@ class NetworkEvaluator(Evaluator):
         rung = self.bench.job.rungs[item.rung]
         with clock.phase("carve"):
             network = self.bench.plan.carve(item.policy)
-        if rung.repair in ("ridge", "both") and not item.policy.is_dense:
+        net = item.policy.recipe.pruning_net
+        if net is not None:
+            with clock.phase("generate"):
+                self._generate(network, item.policy, net)
+        elif rung.repair in ("ridge", "both") and not item.policy.is_dense:
             with clock.phase("reconstruct"):
                 moments = self.bench.moments(rung.ridge_images)
                 reconstruct(network, self.bench.plan, item.policy, moments)
@@ -99,12 +111,37 @@ class NetworkEvaluator(Evaluator):
                     device=self.bench.device,
                     teacher=teacher,
                 )
-        # The untouched network keeps the statistics it was trained with.
-        if rung.repair in ("bn", "both") and (trained or not item.policy.is_dense):
+        # The untouched network keeps the statistics it was trained with; generated weights
+        # have none before they are recalibrated.
+        is_repaired = rung.repair in ("bn", "both") and (trained or not item.policy.is_dense)
+        if is_repaired or net is not None:
             with clock.phase("repair"):
                 images = self.inputs("train", rung.repair_images, dtype)
                 recalibrate(network, images, dtype)
         return network.eval()
+
+    def train(self, item: TrainingItem) -> TrainingProgress:
+        """Train a PruningNet for one slice; its checkpoint is one of the run's files.
+
+        The checkpoint before the one that training goes on from is removed.
+        """
+        if item.progress is not None and item.progress.superseded is not None:
+            (self._directory / item.progress.superseded).unlink(missing_ok=True)
+        return train_slice(self.bench, item, self._directory)
+
+    @property
+    def _directory(self) -> Path:
+        if self.files is None:
+            raise RunError("checkpoints need a directory: give the evaluator `files`")
+        return self.files
+
+    @torch.no_grad()
+    def _generate(self, network: nn.Module, policy: Policy, name: str) -> None:
+        """Replace the weights of a carved network by those that the net `name` generates."""
+        if self._net is None or self._net[0] != name:
+            self._net = name, load_net(self.bench.plan, self._directory, name)
+        for parameter, weight in self._net[1].weights(policy).items():
+            network.get_parameter(parameter).copy_(weight)
 
     def probe(self, item: WorkItem, evaluation: Evaluation) -> Evaluation:
         """Add the metrics that are measured on the carved network itself."""

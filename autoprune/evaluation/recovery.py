@@ -68,8 +68,11 @@ def finetune(
 
 def _loss(logits: Tensor, labels: Tensor, inputs: Tensor, teacher: nn.Module | None) -> Tensor:
     hard = cross_entropy(logits, labels)
-    if teacher is None:
-        return hard
+    return hard if teacher is None else distilled(hard, logits, inputs, teacher)
+
+
+def distilled(hard: Tensor, logits: Tensor, inputs: Tensor, teacher: nn.Module) -> Tensor:
+    """Return the loss `hard` mixed with the distance of `logits` from a teacher's."""
     with torch.no_grad():
         target = softmax(teacher(inputs) / _TEMPERATURE, dim=1)
     soft = kl_div(log_softmax(logits / _TEMPERATURE, dim=1), target, reduction="batchmean")
@@ -87,10 +90,10 @@ def _batches(
             order = torch.randperm(len(dataset.train), generator=generator)
         index, order = order[:batch_size], order[batch_size:]
         inputs = dataset.normalise(dataset.train.inputs[index].to(device))
-        yield _augmented(inputs, generator), dataset.train.labels[index].to(device)
+        yield augmented(inputs, generator), dataset.train.labels[index].to(device)
 
 
-def _augmented(images: Tensor, generator: torch.Generator) -> Tensor:
+def augmented(images: Tensor, generator: torch.Generator) -> Tensor:
     """Shift natural images (3 channels) by up to an eighth and mirror half of them.
 
     Other inputs are returned as they are: a mirrored digit is another symbol.

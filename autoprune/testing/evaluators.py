@@ -58,7 +58,8 @@ class ScriptedEvaluator(Evaluator):
         """Act as the request's option `action` says, then report ten steps more."""
         _act(str(item.request.options.get("action", "ok")))
         done = (item.progress.done if item.progress else 0) + 10
-        return TrainingProgress(done, item.request.steps, f"after {done}", {"loss": 1.0 / done})
+        figures = {"loss": 1.0 / done}
+        return TrainingProgress(done, item.request.steps, f"after {done}", figures=figures)
 
     def probe(self, item: WorkItem, evaluation: Evaluation) -> Evaluation:
         """Add a metric that only the probe gives."""

@@ -132,7 +132,8 @@ class ExecutorContract:
             (result,) = drain(executor, 1)
             assert isinstance(result, TrainingResult)
             progress = result.progress
-            assert progress == TrainingProgress(done, 20, f"after {done}", {"loss": 1.0 / done})
+            figures = {"loss": 1.0 / done}
+            assert progress == TrainingProgress(done, 20, f"after {done}", figures=figures)
         assert progress is not None
         assert progress.is_complete
 

@@ -9,6 +9,8 @@ import moocore
 import numpy as np
 import pytest
 
+from agents._genome import Genome
+from agents._pymoo import LevelSwitch
 from agents.nsga2 import NSGA2
 from agents.random_search import RandomSearch
 from autoprune.contracts.searcher import Searcher, SearchProblem
@@ -19,6 +21,7 @@ from autoprune.space import Float, SearchSpace, Values
 from autoprune.testing import SearcherContract
 from autoprune.testing.problem import measure, small_problem
 from autoprune.trial import Evaluation, Trial, TrialState
+from search_spaces.layerwise import Layerwise
 
 
 class RatioSpace(SearchSpace):
@@ -36,6 +39,11 @@ class RatioSpace(SearchSpace):
         if policy.recipe.criterion != "l1":
             raise PolicyError("the space ranks by l1")
         return {group.name: policy.keep_ratio(group.name) for group in self._groups.prunable}
+
+    def nearest(self, policy: Policy) -> Values:
+        return {
+            group.name: max(0.05, policy.keep_ratio(group.name)) for group in self._groups.prunable
+        }
 
 
 class TestNSGA2OnRealNumbers(SearcherContract):
@@ -204,3 +212,108 @@ def test_the_first_result_of_a_policy_counts_and_fruitless_trials_do_not() -> No
 def test_unusable_options_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(PluginError, match="must be"):
         NSGA2(small_problem(), **options)  # type: ignore[arg-type]
+
+
+# -- the level switch -----------------------------------------------------------------------
+
+
+def macs(problem: SearchProblem, vector: np.ndarray) -> float:
+    policy = problem.space.decode(Genome(problem.space).values(vector))
+    return problem.costs.costs(policy).macs
+
+
+def worth_of_a_level(problem: SearchProblem, vector: np.ndarray, column: int) -> float:
+    """Return the larger of what one level up and one level down change."""
+    near = np.array([vector, vector])
+    near[:, column] += (1.0, -1.0)
+    there = macs(problem, vector)
+    return max(abs(macs(problem, each) - there) for each in Genome(problem.space).snap(near))
+
+
+def spaces() -> dict[str, SearchProblem]:
+    problem = small_problem(units=(32, 64, 48, 16))
+    coarse = Layerwise(problem.groups, round_to=8)
+    return {"counts and a choice": problem, "round levels": replace(problem, space=coarse)}
+
+
+@pytest.mark.parametrize("problem", spaces().values(), ids=spaces())
+def test_a_level_switch_keeps_the_macs_and_changes_the_policy(problem: SearchProblem) -> None:
+    genome = Genome(problem.space)
+    switch, rng = LevelSwitch(problem, genome), np.random.default_rng(0)
+    both = 0
+    for parent in genome.from_unit(rng.random((200, len(genome.low)))):
+        before = parent.copy()
+        child = switch(parent, rng)
+        np.testing.assert_array_equal(parent, before)
+        if child is None:
+            continue
+        np.testing.assert_array_equal(child, genome.snap(child))
+        changed = np.flatnonzero(child != parent)
+        assert 1 <= len(changed) <= 2
+        assert genome.ordered[changed].all()
+        # Where one parameter changed, the level of another was too coarse to answer.
+        answering = changed if len(changed) == 2 else np.flatnonzero(genome.ordered)
+        slack = max(worth_of_a_level(problem, child, column) for column in answering)
+        assert abs(macs(problem, child) - macs(problem, parent)) <= slack
+        if len(changed) == 2:
+            both += 1
+            assert np.prod(np.sign(child - parent)[changed]) < 0
+    assert both > 120
+
+
+def test_a_level_switch_finds_the_nearest_level_of_all() -> None:
+    problem = small_problem(units=(32, 64), criteria=("l1",))
+    switch, rng = LevelSwitch(problem, Genome(problem.space)), np.random.default_rng(1)
+    parent = np.array([16.0, 32.0, 0.0])
+    for _ in range(20):
+        child = switch(parent, rng)
+        assert child is not None
+        nearest = []
+        for column, units in enumerate((32, 64)):  # either may be the one that answers
+            others = np.tile(child, (units, 1))
+            others[:, column] = np.arange(1, units + 1)
+            nearest.append(min(abs(macs(problem, each) - macs(problem, parent)) for each in others))
+        assert abs(macs(problem, child) - macs(problem, parent)) in nearest
+
+
+def test_a_level_switch_of_real_numbers_meets_the_macs() -> None:
+    problem = small_problem(units=(640, 640, 640))
+    problem = replace(problem, space=RatioSpace(problem.groups))
+    switch, rng = LevelSwitch(problem, Genome(problem.space)), np.random.default_rng(0)
+    parent = np.array([0.5, 0.4, 0.6])
+    children = [child for _ in range(20) if (child := switch(parent, rng)) is not None]
+    assert len(children) > 12
+    for child in children:
+        assert macs(problem, child) == pytest.approx(macs(problem, parent), rel=0.005)
+        assert np.sum(child != parent) == 2
+
+
+def test_where_nothing_can_answer_there_is_no_switch_and_yet_a_child() -> None:
+    problem = small_problem(units=(16, 16), criteria=("l1",))
+    genome = Genome(problem.space)
+    switch, rng = LevelSwitch(problem, genome), np.random.default_rng(0)
+    for corner in (genome.low, genome.high):
+        assert all(switch(corner, rng) is None for _ in range(20))
+    narrow = small_problem(units=(64,), criteria=("l1",))
+    assert LevelSwitch(narrow, Genome(narrow.space))(np.array([9.0, 0.0]), rng) is None
+    asked = search(NSGA2(narrow, population=4, switch=1.0), narrow, 60)
+    assert len({policy.sha256 for policy in asked}) == 60
+
+
+def test_the_share_of_switches_is_that_of_the_option() -> None:
+    problem = small_problem(units=(256,) * 8, criteria=("l1",))
+    names = [group.name for group in problem.groups.prunable]
+    shares = {}
+    for switch in (0.0, 0.5, 1.0):
+        searcher = NSGA2(problem, seed=0, population=4, switch=switch)
+        searcher.ask(4)
+        parents = [Policy.from_keep_ratios(dict.fromkeys(names, k / 16)) for k in (4, 6, 9, 12)]
+        for parent in parents:
+            searcher.tell(completed(problem, parent))
+        budgets = np.array([problem.costs.costs(policy).macs for policy in parents])
+        children = [problem.costs.costs(policy).macs for policy in searcher.ask(100)]
+        gaps = [np.abs(budgets / child - 1.0).min() for child in children]
+        shares[switch] = np.mean(np.array(gaps) < 0.005)
+    assert shares[0.0] < 0.25
+    assert 0.35 < shares[0.5] < 0.75
+    assert shares[1.0] > 0.95
