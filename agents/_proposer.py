@@ -33,14 +33,18 @@ class Proposer(Searcher):
         self._rng = np.random.default_rng(seed)
         self._design = self._genome.design(design, self._rng) if design else np.empty((0, 0))
         self._designed = 0
+        self._results = 0
 
     @abstractmethod
     def _propose(self) -> Policy | None:
         """Return a policy that is not known yet, remembered as known; None when exhausted."""
 
     def _next_designed(self) -> Policy | None:
-        """Return the next new policy of the initial design; None when it is over."""
-        while self._designed < len(self._design):
+        """Return the next new policy of the initial design; None when it is over.
+
+        It is over as well when others have tried as much as it was to show.
+        """
+        while self._designed < len(self._design) > self._results:
             self._designed += 1
             policy = self._decode(self._design[self._designed - 1])
             if self._known.add(policy):
@@ -82,6 +86,7 @@ class Proposer(Searcher):
         if not has_result:
             self._forget(trial.policy)
         elif self._known.learn(trial.policy):
+            self._results += 1
             self._learn(values, losses, violation)
 
     def _inside(self, policy: Policy) -> Values | None:
@@ -95,11 +100,16 @@ class Proposer(Searcher):
         return values if allowed else None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the random generator and what is known, as JSON values."""
-        return {"rng": self._rng.bit_generator.state, "known": self._known.state_dict()}
+        """Return the random generator, what is known and how many results, as JSON values."""
+        return {
+            "rng": self._rng.bit_generator.state,
+            "known": self._known.state_dict(),
+            "results": self._results,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue exactly where `state` was taken."""
         self._rng.bit_generator.state = state["rng"]
         self._known.load_state_dict(state["known"])
+        self._results = int(state["results"])
         self._designed = 0  # the points that were asked are known, and passed over

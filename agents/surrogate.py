@@ -83,7 +83,6 @@ class Surrogate(Proposer):
         self._violations = np.empty(0)
         self._under_way: dict[str, np.ndarray] = {}
         self._queue: list[np.ndarray] = []
-        self._results = 0
         self._planned = 0
         self._optimised = 0
 
@@ -123,7 +122,6 @@ class Surrogate(Proposer):
         self._vectors = np.vstack([self._vectors, self._genome.vector(values)])
         self._told = np.vstack([self._told, row])
         self._violations = np.append(self._violations, violation)
-        self._results += 1
         if len(self._told) >= _KEPT + self._plan_size():
             self._thin_out()
 
@@ -310,7 +308,6 @@ class Surrogate(Proposer):
             "vectors": self._vectors,
             "told": self._told,
             "violations": self._violations,
-            "results": self._results,
             "under_way": list(self._under_way),
             "under_way_vectors": vectors.reshape(-1, len(self._genome.low)),
             "notes": self._notes(),
@@ -321,7 +318,6 @@ class Surrogate(Proposer):
         super().load_state_dict(state)
         self._vectors, self._told = state["vectors"], state["told"]
         self._violations = state["violations"]
-        self._results = state["results"]
         self._under_way = dict(zip(state["under_way"], state["under_way_vectors"], strict=True))
         self._recall(state["notes"])
 
