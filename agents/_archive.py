@@ -12,6 +12,11 @@ from autoprune.front import Front
 from autoprune.policy import Policy
 from autoprune.trial import Evaluation, Measurement, Trial, TrialState
 
+# How fast the mean gain forgets: it is that of about ten trials.
+_FADING = 0.9
+# A single lucky trial counts at most as much as so many ordinary ones.
+_MOST = 5.0
+
 
 class Archive:
     """The front of all trials told, and the mean seconds of one.
@@ -24,6 +29,7 @@ class Archive:
         self._front = Front(problem.goals)
         self._completed = 0
         self._seconds = 0.0
+        self._recent = np.zeros(2)  # discounted: what trials gained, and their number
 
     @property
     def mean_seconds(self) -> float:
@@ -44,7 +50,14 @@ class Archive:
         self._seconds += self.seconds(trial)
         before = self._front.hypervolume() or 0.0
         self._front.add(trial)
-        return (self._front.hypervolume() or 0.0) - before
+        gained = (self._front.hypervolume() or 0.0) - before
+        self._recent = _FADING * self._recent + [gained, 1.0]
+        return gained
+
+    def relative(self, gained: float) -> float:
+        """Return a gain over the mean of the latest trials, its own among them."""
+        mean = self._recent[0] / max(self._recent[1], 1.0)
+        return float(min(gained / mean, _MOST)) if mean > 0.0 else 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """Return the members' objective values and the sums."""
@@ -58,6 +71,7 @@ class Archive:
             "numbers": [each.number for each in self._front.members],
             "values": np.array(values, dtype=np.float64).reshape(len(values), len(names)),
             "completed": self._completed,
+            "recent": self._recent,
             "seconds": self._seconds,
         }
 
@@ -65,6 +79,7 @@ class Archive:
         """Continue exactly where `state` was taken."""
         self._completed = int(state["completed"])
         self._seconds = float(state["seconds"])
+        self._recent = np.array(state["recent"])
         self._front = Front(self._problem.goals)
         for number, row in zip(state["numbers"], state["values"], strict=True):
             self._front.add(self._member(number, row))

@@ -21,15 +21,13 @@ from autoprune.trial import Trial, TrialState
 from ._archive import Archive
 
 _log = logging.getLogger(__name__)
-DEFAULT_TEAM = tuple(
-    PluginSpec(name=name) for name in ("surrogate", "bisection", "knapsack", "nsga2")
-)
+DEFAULT_TEAM = tuple(PluginSpec(name=name) for name in ("surrogate", "bisection", "knapsack"))
 # Proposals in a row of one searcher that others made before it, until another one is asked.
 _REPETITIONS = 20
 # Infeasible proposals in a row, each of which costs nothing, before a searcher is given up.
 _PATIENCE = 200
-# How many times longer the average account lasts than those of the searchers.
-_LONGER = 4.0
+# Odds go with this power of the credit.
+_SHARPNESS = 4.0
 
 
 @dataclass
@@ -52,12 +50,13 @@ class Portfolio(Searcher):
     """Shares the trials among several searchers by the hypervolume that each gains per second.
 
     Every result is told to all, so that a searcher builds on what others found. A searcher
-    is credited with what its trials add to the common front. Gains and seconds are
-    discounted with every trial, so that whoever finds most at present is asked most; with
-    its account fading, a searcher's credit returns to the average of all (as sliding-window
-    credit in adaptive operator selection: Fialho et al., "Analyzing bandit-based adaptive
-    operator selection mechanisms", AMAI 2010). In serial mode a trial counts as one second
-    and training as none, so that equal seeds give equal logs.
+    is credited with what its trials add to the common front, relative to what trials of
+    that time add. Gains and seconds are discounted with every trial, so that whoever finds
+    most at present is asked most; with its account fading, a searcher's credit returns to
+    the average of all (as sliding-window credit in adaptive operator selection: Fialho et
+    al., "Analyzing bandit-based adaptive operator selection mechanisms", AMAI 2010). In
+    serial mode a trial counts as one second and training as none, so that equal seeds give
+    equal logs.
 
     Args:
         searchers: Names or `{name, options}` of at least one searcher; a team by default.
@@ -75,7 +74,7 @@ class Portfolio(Searcher):
         *,
         seed: int = 0,
         searchers: tuple[Plugin, ...] = DEFAULT_TEAM,
-        exploration: float = 0.2,
+        exploration: float = 0.1,
         discount: float = 0.97,
     ) -> None:
         super().__init__(problem, seed=seed)
@@ -96,7 +95,6 @@ class Portfolio(Searcher):
         self._authors: dict[str, str] = {}
         self._told: dict[str, None] = {}
         self._archive = Archive(problem)
-        self._gained = self._spent = 0.0
 
     def ask(self, count: int) -> Sequence[Policy]:
         """Return up to `count` policies that no searcher proposed before."""
@@ -141,7 +139,7 @@ class Portfolio(Searcher):
             share.retire("could not be trained")
             return
         if not self.problem.is_timeless:
-            share.spent += progress.seconds
+            share.spent += progress.seconds / self._archive.mean_seconds
         self._guarded(share, lambda searcher: searcher.trained(progress))
 
     def _propose(self) -> Policy | None:
@@ -173,23 +171,23 @@ class Portfolio(Searcher):
     def _odds(self, ready: Sequence[_Share]) -> np.ndarray:
         """Return the chance of each to be asked, shape (n,).
 
-        Credit is gain per second, drawn towards the average by as much as one trial weighs.
-        The average remembers longer: where gains dry up, all become equal again, instead of
-        the one that gained last being asked for ever.
+        Credit is what a searcher gained per second, over what all gained at that time, and
+        drawn towards one by as much as one trial weighs.
         """
         gained = np.array([each.gained for each in ready])
         spent = np.array([each.spent for each in ready])
+        credit = ((gained + 1.0) / (spent + 1.0)) ** _SHARPNESS
         even = np.full(len(ready), 1.0 / len(ready))
-        if min(self._gained, self._spent) <= 0.0:
-            return even
-        weight = self._archive.mean_seconds
-        credit = (gained + weight * self._gained / self._spent) / (spent + weight)
         rest = 1.0 - self._exploration
         odds: np.ndarray = self._exploration * even + rest * credit / credit.sum()
         return odds
 
     def _credit(self, trial: Trial, author: str | None) -> None:
-        """Book what a trial gained and cost; what others than the searchers tried is free."""
+        """Book what a trial gained and cost; what others than the searchers tried is free.
+
+        Both are measured against what trials gain and cost at present: the first ones gain
+        a hundred times what later ones do, whoever makes them.
+        """
         gained = self._archive.add(trial)
         share = self._shares.get(author or "")
         if share is None:
@@ -202,11 +200,9 @@ class Portfolio(Searcher):
         for each in self._shares.values():
             each.gained *= self._discount
             each.spent *= self._discount
-        slow = 1.0 - (1.0 - self._discount) / _LONGER
         share.fruitless = 0
-        seconds = self._archive.seconds(trial)
-        share.gained, share.spent = share.gained + gained, share.spent + seconds
-        self._gained, self._spent = slow * self._gained + gained, slow * self._spent + seconds
+        share.gained += self._archive.relative(gained)
+        share.spent += self._archive.seconds(trial) / self._archive.mean_seconds
 
     def _in_training(self) -> _Share | None:
         waiting = (
@@ -239,7 +235,6 @@ class Portfolio(Searcher):
             "authors": dict(self._authors),
             "told": list(self._told),
             "archive": self._archive.state_dict(),
-            "average": [self._gained, self._spent],
             "shares": {
                 each.title: {
                     "searcher": each.searcher.state_dict(),
@@ -258,7 +253,6 @@ class Portfolio(Searcher):
         self._authors = dict(state["authors"])
         self._told = dict.fromkeys(state["told"])
         self._archive.load_state_dict(state["archive"])
-        self._gained, self._spent = state["average"]
         for title, each in state["shares"].items():
             share = self._shares[title]
             share.searcher.load_state_dict(each["searcher"])

@@ -139,9 +139,9 @@ def tables(results: Sequence[Mapping[str, Any]], trials: int) -> Iterator[str]:
 def verdicts(results: Sequence[Mapping[str, Any]], trials: int) -> Iterator[str]:
     """Yield how the portfolio stands against the targets."""
     by_method = _by_method(results)
-    if "portfolio" not in by_method:
-        return
     own = [name for name in by_method if name in searcher_names() and name != "portfolio"]
+    if "portfolio" not in by_method or not own:
+        return
     best = max(own, key=lambda name: statistics.median(_final(by_method[name])))
     lower = float(np.quantile(_final(by_method[best]), 0.25))
     median = statistics.median(_final(by_method["portfolio"]))
