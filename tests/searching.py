@@ -25,6 +25,7 @@ from autoprune.policy import Policy
 from autoprune.store.sql import SqlStore
 from autoprune.testing.problem import measure, small_problem
 from autoprune.trial import Evaluation, Measurement
+from search_spaces.layerwise import Layerwise
 
 UNITS = (16, 24, 12)
 
@@ -98,7 +99,8 @@ def asked(events: Sequence[Event]) -> list[tuple[str, Mapping[str, Any]]]:
 def _problem(job: Job) -> SearchProblem:
     problem = small_problem(UNITS)
     is_timeless = job.resources.workers == "serial"
-    return replace(problem, goals=goals_of(job), dense=None, is_timeless=is_timeless)
+    space = Layerwise(problem.groups)
+    return replace(problem, space=space, goals=goals_of(job), dense=None, is_timeless=is_timeless)
 
 
 class _Ready:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from autoprune import plugins
 from autoprune.contracts.searcher import Searcher
 from autoprune.contracts.store import EventKind
 from autoprune.contracts.training import TrainingProgress, TrainingRequest
@@ -133,6 +134,19 @@ def test_a_resumed_search_repeats_the_uninterrupted_one(
     small_search(job, tmp_path / "cut", evaluator=SmallEvaluator(dies_after=dies_after))
     _, cut = small_search(job, tmp_path / "cut")
     assert asked(cut) == asked(whole)
+
+
+@pytest.mark.parametrize("name", plugins.names("searcher"))
+def test_every_searcher_repeats_its_log_also_from_a_snapshot(tmp_path: Path, name: str) -> None:
+    options = {"metapruning": {"steps": 30}, "gp": {"startup": 25, "modelled": 30}}
+    job = small_job(searchers=[{"name": name, **options.get(name, {})}])
+    logs = [asked(small_search(job, tmp_path / each)[1]) for each in ("one", "two")]
+    assert logs[0] == logs[1]
+    assert len(logs[0]) > 20
+    # Closing takes a snapshot, so the second session starts from the state of the first.
+    small_search(job, tmp_path / "cut", evaluator=SmallEvaluator(dies_after=28))
+    _, cut = small_search(job, tmp_path / "cut")
+    assert asked(cut) == logs[0]
 
 
 def test_a_snapshot_spares_the_calls_before_it(
