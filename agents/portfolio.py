@@ -55,8 +55,7 @@ class Portfolio(Searcher):
     most at present is asked most; with its account fading, a searcher's credit returns to
     the average of all (as sliding-window credit in adaptive operator selection: Fialho et
     al., "Analyzing bandit-based adaptive operator selection mechanisms", AMAI 2010). In
-    serial mode a trial counts as one second and training as none, so that equal seeds give
-    equal logs.
+    serial mode a trial counts as one second, so that equal seeds give equal logs.
 
     Args:
         searchers: Names or `{name, options}` of at least one searcher; a team by default.
@@ -131,15 +130,17 @@ class Portfolio(Searcher):
         return share.searcher.training if share else None
 
     def trained(self, progress: TrainingProgress | None) -> None:
-        """Hand progress to the searcher in training, at whose expense it was made."""
+        """Hand progress to the searcher in training.
+
+        What training took is no part of its account: it is spent, and the next trials of
+        this searcher cost as much as anybody's.
+        """
         share = self._in_training()
         if share is None:
             return
         if progress is None:
             share.retire("could not be trained")
             return
-        if not self.problem.is_timeless:
-            share.spent += progress.seconds / self._archive.mean_seconds
         self._guarded(share, lambda searcher: searcher.trained(progress))
 
     def _propose(self) -> Policy | None:
