@@ -3,7 +3,7 @@
     python -m benchmarks.single_budget [--trials 300] [--searchers amc,eagle_eye]
 
 Protocol P2: inner channels, L1, batch norms taken anew on 250 training images, the search
-judged on 500 images of V. The five best of a search are judged again on all 5,000 images
+judged on 2,000 images of V. The five best of a search are judged again on all 5,000 images
 of V, and the best of them once on T; the uniform network, the largest within the same
 budget, likewise. The paper (He et al., ECCV 2018): 90.2 % against 87.5 %.
 """
@@ -24,6 +24,8 @@ from benchmarks.recorded import ROOT, RecordedNetwork
 TARGET = 0.5
 FINALISTS = 5
 STEPS = 400
+# Of 500 images the standard error is 1.6 points: three hundred trials find what suits them.
+IMAGES = 2000
 
 
 def best_of_search(
@@ -63,7 +65,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "search_quality")
     given = parser.parse_args()
     table = given.out / "evaluations.sqlite"
-    searching = RecordedNetwork("resnet56", table)
+    searching = RecordedNetwork("resnet56", table, images=IMAGES)
     judging = RecordedNetwork("resnet56", table, images=5000, reported=5000)
     problem = searching.problem(given.trials)
     dense = problem.costs.costs(Policy()).macs
@@ -75,6 +77,7 @@ def main() -> None:
         best = min(policies, key=lambda policy: judging.evaluate(policy).value("error"))
         figures = {
             "macs": problem.costs.costs(best).macs / dense,
+            "error_searched": searching.evaluate(best).value("error"),
             "error_v": judging.evaluate(best).value("error"),
             "error_t": judging.report(best).value("error"),
         }

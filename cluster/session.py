@@ -65,6 +65,16 @@ def search(
         _create(job, directory, warm_start)
     elif warm_start is not None:
         raise RunError(f"{directory} has begun already: a warm start is for a new run")
+    _run(job, directory, address, on_progress)
+    done = Run.open(directory)
+    write_report(done, directory / REPORT_NAME)
+    return done
+
+
+def _run(
+    job: Job, directory: Path, address: str | None, on_progress: Callable[[Agenda], None]
+) -> None:
+    """Go on with a run from where its log stands."""
     with _only_one(directory), SqlStore(directory / STORE_NAME) as store:
         record = store.jobs()[0]
         _check_same(job, Job.model_validate(record.spec["job"]), directory)
@@ -80,9 +90,6 @@ def search(
             SearchLoop(state, store, executor, on_progress).run()
         finally:
             executor.close()
-    done = Run.open(directory)
-    write_report(done, directory / REPORT_NAME)
-    return done
 
 
 def _exists(directory: Path, *, resume: bool) -> bool:
