@@ -15,7 +15,7 @@ from ._optuna import Study, merits, revised
 # of 0.79 and 0.74 with four, 0.78 and 0.59 with six, 0.61 and 0.54 with all in one model.
 _BLOCK = 4
 # A proposal's time grows with the trials in the models; 300 of them found no more.
-_KEPT = 150
+_KEPT = 120
 
 
 class TPE(Study):
@@ -32,7 +32,7 @@ class TPE(Study):
         candidates: How many samples of the good model compete for a block's values.
 
     Raises:
-        PluginError: A startup below 2 or above 150, or no candidate.
+        PluginError: A startup below 2 or above 120, or no candidate.
     """
 
     def __init__(

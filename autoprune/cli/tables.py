@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -14,18 +15,22 @@ from autoprune.run import REPORT_NAME, Run, shown
 from autoprune.trial import Measurement, Trial
 
 _console = Console(highlight=False)
+# Of columns that are not as wide as their headers: labels, and a header that may wrap.
+_WIDTHS = {"": 11, "on the front": 6}
 
 
 def print_result(run: Run) -> None:
     """Print the front, the searchers beside the baselines, and where the report lies."""
     print_front(run, run.select())
-    table = Table(title="searchers and baselines, each with its own trials")
-    columns = ("", "trials", "failed", "infeasible", "on the front", "gained", "minutes")
-    for column in (*columns, "hypervolume", "on T"):
-        table.add_column(column, justify="left" if not column else "right")
+    caption = "gained: hypervolume added to that of all searchers; * baselines add to their own"
+    table = Table(caption=caption, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    columns = ("", "trials", "failed", "infeasible", "on the front", "gained", "min")
+    for column in (*columns, "on V", "on T"):
+        justify: Literal["left", "right"] = "right" if column else "left"
+        table.add_column(column, justify=justify, min_width=_WIDTHS.get(column, len(column)))
     for row in summarise(run):
         table.add_row(
-            f"{row.label} (baseline)" if row.is_baseline else row.label,
+            f"{row.label} *" if row.is_baseline else row.label,
             str(row.trials),
             str(row.failed),
             str(row.infeasible),

@@ -200,7 +200,7 @@ def test_the_gp_leaves_torch_as_it_was() -> None:
         torch.set_num_threads(1)
 
 
-@pytest.mark.parametrize(("make", "kept"), [(GP, 20), (TPE, 150), (OptunaNSGA2, 16)])
+@pytest.mark.parametrize(("make", "kept"), [(GP, 20), (TPE, 120), (OptunaNSGA2, 16)])
 def test_told_trials_do_not_pile_up_and_the_front_stays(make: type[Searcher], kept: int) -> None:
     options = {GP: {"modelled": 20}, OptunaNSGA2: {"population": 8}}.get(make, {})  # type: ignore[call-overload]
     problem = numbers((32, 32))
