@@ -19,6 +19,7 @@ from autoprune import plugins
 from autoprune.contracts.searcher import Searcher, SearchProblem
 from autoprune.contracts.store import Event
 from autoprune.contracts.training import TrainingProgress, TrainingRequest
+from autoprune.errors import PluginError
 from autoprune.graph.group import GroupTable
 from autoprune.job.spec import Job, PluginSpec
 from autoprune.policy import Policy
@@ -59,6 +60,11 @@ class Roster:
         for label in baseline_labels(job):
             spec, _ = labels_of(job)[label]
             searcher = _create(spec, problem, job.seed, label)
+            if isinstance(searcher, Portfolio) or searcher.training is not None:
+                raise PluginError(
+                    f"{spec.name} cannot be a baseline: those hear of nothing and are not "
+                    "trained; name it under searchers"
+                )
             self.members[label] = Member(label, searcher, is_baseline=True)
         labels = search_labels(job)
         self.head = Portfolio.__name__.lower() if is_portfolio(job) else labels[0]

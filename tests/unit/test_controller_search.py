@@ -14,6 +14,7 @@ from autoprune import plugins
 from autoprune.contracts.searcher import Searcher
 from autoprune.contracts.store import EventKind
 from autoprune.contracts.training import TrainingProgress, TrainingRequest
+from autoprune.errors import PluginError
 from autoprune.policy import Policy
 from autoprune.testing.problem import small_problem
 from autoprune.trial import Trial
@@ -200,3 +201,10 @@ def test_seeds_are_tried_first_and_told(tmp_path: Path) -> None:
     searcher = state.roster.members[state.roster.head].searcher
     assert isinstance(searcher, Diligent)
     assert searcher.heard[:3] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("name", ["portfolio", "metapruning"])
+def test_what_learns_from_others_or_is_trained_is_no_baseline(tmp_path: Path, name: str) -> None:
+    job = small_job(baselines={"searchers": [name], "trials": 3})
+    with pytest.raises(PluginError, match="cannot be a baseline"):
+        small_search(job, tmp_path / "log")
