@@ -14,6 +14,9 @@ message and exit code 2. Everything else is a fault of the system around us.
     │   └── ExportError          an export that cannot be written, or that failed its check
     ├── NonFiniteError           training or measurement produced NaN or infinity
     ├── StoreError               the log cannot be read or written
+    │   ├── StoreUnavailableError    … just now; the same call may succeed later
+    │   ├── JobHeldError         another controller drives the job
+    │   └── FencedError          this controller's job was taken over by another one
     └── ExecutorError            workers cannot be started or have gone for good
 """
 
@@ -84,6 +87,18 @@ class NonFiniteError(AutopruneError):
 
 class StoreError(AutopruneError):
     """The log cannot be read or written."""
+
+
+class StoreUnavailableError(StoreError):
+    """The storage cannot serve just now: a full disk, a lock of others, a lost connection."""
+
+
+class JobHeldError(StoreError):
+    """The lease of another controller on the job still runs."""
+
+
+class FencedError(StoreError):
+    """Another controller took the job over; this one may not write any more."""
 
 
 class ExecutorError(AutopruneError):

@@ -166,13 +166,13 @@ def _files(kind: str) -> dict[str, Path]:
     shelf = SHELVES[kind]
     found = {
         path.stem.removesuffix(shelf.suffix): path
-        for path in _shelf_directory(shelf.package).glob("*.py")
+        for path in shelf_directory(shelf.package).glob("*.py")
         if not path.name.startswith("_") and _defines_plugin(path)
     }
     return found
 
 
-def _shelf_directory(package: str) -> Path:
+def shelf_directory(package: str) -> Path:
     """Return the shelf's directory; `PluginError` when another distribution took its name."""
     ours = Path(__file__).resolve().parent
     spec = importlib.util.find_spec(package)

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from types import MappingProxyType
 from typing import Any
 
 from autoprune.errors import PolicyError
+
+_NOTHING: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,8 @@ class Recipe:
 
     def to_json(self) -> dict[str, str]:
         """Return a JSON object without what is None."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        net = {} if self.pruning_net is None else {"pruning_net": self.pruning_net}
+        return {"criterion": self.criterion, **net}
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class Policy:
 
     decisions: Mapping[str, Decision] = field(default_factory=dict)
     recipe: Recipe = field(default_factory=Recipe)
-    dropped: frozenset[str] = frozenset()
+    dropped: frozenset[str] = _NOTHING
 
     def __post_init__(self) -> None:
         ordered = {name: self.decisions[name] for name in sorted(self.decisions)}
@@ -63,15 +67,17 @@ class Policy:
     @classmethod
     def from_keep_ratios(cls, keep_ratios: Mapping[str, float], criterion: str = "l1") -> Policy:
         """Return the policy that keeps the given share of each named group."""
-        decisions = {name: Decision(ratio) for name, ratio in keep_ratios.items()}
+        decisions = {name: _decision(ratio) for name, ratio in keep_ratios.items()}
         return cls(decisions, Recipe(criterion=criterion))
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> Policy:
         """Rebuild a policy from `to_json`; raises `PolicyError` on anything else."""
         try:
-            decisions = {name: Decision(**entry) for name, entry in body["groups"].items()}
-            dropped = frozenset(body.get("dropped", ()))
+            decisions = {
+                sys.intern(name): _decision(**entry) for name, entry in body["groups"].items()
+            }
+            dropped = frozenset(body["dropped"]) if "dropped" in body else _NOTHING
             return cls(decisions, Recipe(**body["recipe"]), dropped)
         except (KeyError, TypeError, AttributeError) as error:
             raise PolicyError(f"not a policy: {error}") from error
@@ -82,7 +88,7 @@ class Policy:
         A list `dropped` comes in where blocks are left out, `pruning_net` in the recipe
         where weights are generated.
         """
-        groups = {name: asdict(decision) for name, decision in self.decisions.items()}
+        groups = {name: {"keep_ratio": each.keep_ratio} for name, each in self.decisions.items()}
         dropped = {"dropped": sorted(self.dropped)} if self.dropped else {}
         return {"groups": groups, "recipe": self.recipe.to_json(), **dropped}
 
@@ -100,7 +106,8 @@ class Policy:
     def sha256(self) -> str:
         """Hash of the JSON form; identifies the network when the policy is canonical."""
         text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        # One text for equal policies: searchers and the history remember all of them.
+        return sys.intern(hashlib.sha256(text.encode()).hexdigest())
 
     def __hash__(self) -> int:
         return int(self.sha256[:16], 16)
@@ -108,3 +115,9 @@ class Policy:
     def __reduce__(self) -> tuple[Any, ...]:
         # A mapping proxy cannot cross a process border; the JSON form can.
         return (Policy.from_json, (self.to_json(),))
+
+
+@lru_cache(maxsize=2**16)
+def _decision(keep_ratio: float) -> Decision:
+    """Return one object for equal decisions: a search remembers a great many of them."""
+    return Decision(keep_ratio)

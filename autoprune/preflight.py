@@ -100,6 +100,7 @@ def evaluator_spec(job: Job, preparation: Preparation, files: str | None = None)
     return EvaluatorSpec(
         "autoprune.evaluation.evaluator:NetworkEvaluator",
         {"job": job.to_json(), "preparation": preparation.to_json(), "files": files},
+        material="autoprune.evaluation.material:gather",
     )
 
 

@@ -4,8 +4,9 @@
     run.front().knee()                    # a Trial
     run.front_json()                      # what `autoprune front --format json` prints
 
-A run is a directory: `store.sqlite` holds the log, `files/` the weights of reported
-trials, `report.html` the report. Reading needs no torch and never changes anything.
+A run is a directory: `store.sqlite` holds the log, or `store.json` says in which database it
+is; `files/` holds the weights of reported trials, `report.html` is the report. Reading needs
+no torch and never changes anything.
 """
 
 from __future__ import annotations
@@ -25,10 +26,9 @@ from autoprune.job.constraint import Constraint
 from autoprune.job.spec import Job
 from autoprune.metrics import goals_of, referenced
 from autoprune.store.history import History
-from autoprune.store.sql import SqlStore
+from autoprune.store.location import open_store, record_of
 from autoprune.trial import Evaluation, Trial, TrialState
 
-STORE_NAME = "store.sqlite"
 FILES_NAME = "files"
 REPORT_NAME = "report.html"
 
@@ -46,15 +46,10 @@ class Run:
     @classmethod
     def open(cls, directory: Path) -> Run:
         """Read a run; raises `RunError` if `directory` holds none."""
-        path = directory / STORE_NAME
-        if not path.is_file():
-            raise RunError(f"{directory} is no run: it has no {STORE_NAME}; name a run directory")
-        with SqlStore(path, read_only=True) as store:
-            records = store.jobs()
-            if not records:
-                raise RunError(f"{directory} holds no job")
-            history = History.replay(store.events(records[0].name))
-        return cls(directory, records[0], history)
+        with open_store(directory, read_only=True) as store:
+            record = record_of(directory, store)
+            history = History.replay(store.events(record.name))
+        return cls(directory, record, history)
 
     @cached_property
     def goals(self) -> tuple[Goal, ...]:

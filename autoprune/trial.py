@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -37,7 +37,16 @@ class TrialState(StrEnum):
 
 
 class FailureKind(StrEnum):
-    """Why a trial failed; decides whether it is tried again."""
+    """Why an attempt failed; decides whether the trial is tried again.
+
+    CRASH                the evaluation raised, or took its process down
+    OOM_HOST, OOM_GPU    out of memory
+    TIMEOUT              no result within `trial_timeout_s`
+    NONFINITE            NaN or infinity in training or measurement
+    INVALID              a policy, or a result, that cannot be used
+    PREEMPTED            the machine was taken away in an orderly way
+    INFRA                the machine, or the way to it, was lost
+    """
 
     CRASH = "CRASH"
     OOM_HOST = "OOM_HOST"
@@ -53,6 +62,11 @@ class FailureKind(StrEnum):
         """Say whether another attempt would end the same way."""
         return self in (FailureKind.TIMEOUT, FailureKind.NONFINITE, FailureKind.INVALID)
 
+    @property
+    def is_blameless(self) -> bool:
+        """Say whether the attempt does not count: the trial had no part in its end."""
+        return self in (FailureKind.PREEMPTED, FailureKind.INFRA)
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:
@@ -60,6 +74,9 @@ class Failure:
 
     kind: FailureKind
     message: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.message}"
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object with `kind` and `message`."""
@@ -113,11 +130,17 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that `from_json` turns back into an equal evaluation."""
-        body = asdict(self)
-        body["measurements"] = {
-            name: [each.value, each.low, each.high] for name, each in self.measurements.items()
+        return {
+            "measurements": {
+                name: [each.value, each.low, each.high] for name, each in self.measurements.items()
+            },
+            "violations": dict(self.violations),
+            "seconds": self.seconds,
+            "phases_s": dict(self.phases_s),
+            "peak_bytes": self.peak_bytes,
+            "device": self.device,
+            "weights": self.weights,
         }
-        return body
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> Evaluation:
@@ -131,7 +154,8 @@ class Trial:
     """One policy at one rung, as the log knows it.
 
     `number` counts from 0 in the order of asking (0 is the dense network); `parent` is
-    the trial of the rung below that this one was promoted from.
+    the trial of the rung below that this one was promoted from; `attempts` counts those
+    that failed by the trial's own doing, and the one that completed.
     """
 
     number: int

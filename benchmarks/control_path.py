@@ -31,7 +31,9 @@ from autoprune.models.cifar_resnet import CifarResNet
 from autoprune.store.sql import SqlStore
 from autoprune.surgery.examination import examine
 from autoprune.trial import Evaluation, Measurement
-from cluster.executor import RayExecutor, Resources
+from cluster.connection import connected
+from cluster.executor import RayExecutor
+from cluster.placement import Resources
 
 
 class NoopEvaluator(Evaluator):
@@ -65,7 +67,8 @@ def ms_per_trial(executor: Executor, preparation: Preparation, trials: int) -> f
         SqlStore(Path(directory) / "store.sqlite") as store,
     ):
         store.create_job(job.name, {})
-        loop = SearchLoop(JobState(job, preparation, problem), store, executor)
+        loop = SearchLoop(JobState(job, preparation, problem), store, lambda: executor)
+        loop.executor = executor
         start = time.perf_counter()
         loop._search()  # without the report split, which is no part of a trial
         seconds = time.perf_counter() - start
@@ -82,11 +85,12 @@ def main() -> None:
     preparation = Preparation(graph, torch.float32, 10, "", {"l1": {}})
     spec = EvaluatorSpec("benchmarks.control_path:NoopEvaluator", {"graph": graph.to_json()})
     local = ms_per_trial(LocalExecutor(spec), preparation, trials)
-    executor = RayExecutor(spec, Resources(workers=2))
-    try:
-        over_ray = ms_per_trial(executor, preparation, trials)
-    finally:
-        executor.close()
+    with connected(None, 2):
+        executor = RayExecutor(spec, Resources(fewest=2, most=2))
+        try:
+            over_ray = ms_per_trial(executor, preparation, trials)
+        finally:
+            executor.close()
     figures = {"trials": trials, "local_ms": local, "ray_ms": over_ray, "target_ms": 25.0}
     print(json.dumps({name: round(value, 2) for name, value in figures.items()}))
 

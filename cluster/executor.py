@@ -1,20 +1,23 @@
 """Runs evaluations on Ray actors: warm, one item each, replaced when they die.
 
-Metrics that need an exclusive process (latency) are measured in batches: finished items
-are held back, the workers drain, and one idle worker measures all of them alone.
+Metrics that need an exclusive process (latency) are measured on one node and one kind of
+device: finished items are held back, the workers of that node drain, and one of them
+measures all of them alone. Workers of other nodes go on meanwhile.
 """
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Sequence
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, RayError
+from ray.exceptions import ActorUnavailableError, NodeDiedError, OutOfMemoryError, RayError
 
+from autoprune.artifacts import read_artifact, write_artifact
 from autoprune.contracts.executor import (
     EvaluatorSpec,
     Executor,
@@ -25,211 +28,204 @@ from autoprune.contracts.executor import (
 )
 from autoprune.contracts.training import TrainingItem
 from autoprune.errors import ExecutorError
-from autoprune.trial import Evaluation, Failure, FailureKind
-from cluster.worker import Worker
+from autoprune.trial import Failure, FailureKind
+from cluster.fleet import Fleet, Seat, first_line
+from cluster.placement import Resources
+from cluster.worker import Served
 
 # Finished items per worker that are held back before the workers drain for a probe.
 _PROBE_BATCH_PER_WORKER = 4
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What the workers get: how many there are, GPUs each, and limits in seconds."""
-
-    workers: int
-    gpus_per_worker: float = 0.0
-    trial_timeout_s: float = 600.0
-    ready_timeout_s: float = 300.0
+_MARKER = ".executor-"
 
 
 @dataclass
 class _Running:
     item: WorkItem | TrainingItem
-    actor: Any
+    seat: Seat
+    is_probe: bool = False
     started: float = field(default_factory=time.monotonic)
 
 
 class RayExecutor(Executor):
-    """Owns its actors and, where Ray was not running in this process, Ray itself.
+    """Runs items on the workers of a Ray cluster that this process is connected to.
 
-    Raises `ExecutorError` when no worker gets ready within the limit.
+    `files` is the run's directory of artifacts. `probe_device` is the kind of device that
+    exclusive measurements were taken on so far, if any were. Raises `ExecutorError` when too
+    few workers get ready within the limits.
     """
 
     def __init__(
-        self, spec: EvaluatorSpec, resources: Resources, address: str | None = None
+        self,
+        spec: EvaluatorSpec,
+        resources: Resources,
+        *,
+        files: Path | None = None,
+        probe_device: str | None = None,
     ) -> None:
         self._resources = resources
-        self._owns_ray = not ray.is_initialized()
-        if self._owns_ray:
-            _start_ray(resources, address)
-        self._spec = ray.put(spec)
-        self._actors: list[Any] = []
-        self._idle: list[Any] = []
+        self._files = files
+        self._probe_device = probe_device
         self._running: dict[Any, _Running] = {}
-        self._held: list[tuple[WorkItem, Evaluation]] = []
-        self._draining = False
+        self._held: list[WorkResult] = []
+        self._probe_node: str | None = None
+        self._sent: dict[str, Any] = {}
+        self._marker = None if files is None else files / f"{_MARKER}{uuid.uuid4().hex}"
+        if files is not None and self._marker is not None:
+            for old in files.glob(f"{_MARKER}*"):  # of a process that was killed
+                old.unlink(missing_ok=True)
+            self._marker.touch()
+        self._fleet = Fleet(spec, resources, None if self._marker is None else str(self._marker))
+        self._is_closed = False
         try:
-            self._actors = [self._new_actor() for _ in range(resources.workers)]
-            self._needs_probe = any([self._ready(actor) for actor in self._actors])
+            self._fleet.start()
         except BaseException:
             self.close()
             raise
-        self._idle = list(self._actors)
 
     @property
     def free(self) -> int:
-        """Idle workers; none while the workers drain for an exclusive measurement."""
-        return 0 if self._draining else len(self._idle)
+        """Idle workers, without those of a node that drains for exclusive measurements."""
+        return len(self._assignable())
 
     def submit(self, item: WorkItem | TrainingItem) -> None:
         """Start an item on an idle worker; raises `ExecutorError` if there is none."""
-        if not self.free:
+        seats = self._assignable()
+        if not seats:
             raise ExecutorError("no free worker: call wait before the next submit")
-        actor = self._idle.pop()
-        call = actor.train if isinstance(item, TrainingItem) else actor.evaluate
-        self._running[call.remote(item)] = _Running(item, actor)
+        seat = seats[-1]
+        call = seat.actor.train if isinstance(item, TrainingItem) else seat.actor.evaluate
+        self._run(call.remote(item, self._needed(item, seat)), _Running(item, seat))
 
     def wait(self, timeout_s: float) -> Sequence[Result]:
-        """Return what finished, died or ran out of time within `timeout_s` seconds."""
-        results = self._collected(timeout_s) if self._running else []
-        if not self._needs_probe:
-            return results
-        done: list[Result] = []
-        for each in results:
-            if isinstance(each, WorkResult) and each.evaluation is not None:
-                self._held.append((each.item, each.evaluation))
-            else:
-                done.append(each)
-        enough = len(self._held) >= _PROBE_BATCH_PER_WORKER * len(self._actors)
-        self._draining = bool(self._held) and (enough or self._draining or not self._running)
-        if self._draining and not self._running:
-            done += self._probed()
-            self._draining = False
-        return done
+        """Return what finished, died or ran out of time within `timeout_s` seconds.
 
-    def close(self) -> None:
-        """Kill the workers and, if it was started here, Ray."""
-        for actor in self._actors:
-            ray.kill(actor)
-        self._actors, self._idle, self._held = [], [], []
-        self._running.clear()
-        if self._owns_ray and ray.is_initialized():
-            ray.shutdown()
-
-    def _collected(self, timeout_s: float) -> list[Result]:
-        ready, _ = ray.wait(list(self._running), num_returns=1, timeout=timeout_s)
+        Raises `ExecutorError` once there has been no worker for too long.
+        """
+        if self._is_closed:
+            return []
+        self._fleet.tend()
+        pending = self._fleet.pending
+        awaited = [*self._running, *pending]
+        if not awaited:
+            return []
+        ready, _ = ray.wait(awaited, num_returns=1, timeout=timeout_s)
         if ready:  # take along whatever else is done by now
-            ready, _ = ray.wait(list(self._running), num_returns=len(self._running), timeout=0)
-        results = [self._result(ref) for ref in ready]
-        now = time.monotonic()
-        late = [
-            ref
-            for ref, running in self._running.items()
-            if now - running.started > self._resources.trial_timeout_s
-        ]
-        return results + [self._cut_off(ref) for ref in late]
-
-    def _result(self, ref: Any) -> Result:
-        running = self._running.pop(ref)
-        try:
-            result: Result = ray.get(ref)
-        except RayError as error:
-            self._replace(running.actor)
-            return failed(running.item, _lost(error))
-        self._idle.append(running.actor)
-        return result
-
-    def _cut_off(self, ref: Any) -> Result:
-        running = self._running.pop(ref)
-        self._replace(running.actor)
-        return failed(running.item, self._timeout())
-
-    def _timeout(self) -> Failure:
-        limit = self._resources.trial_timeout_s
-        return Failure(FailureKind.TIMEOUT, f"no result within {limit:g} s (trial_timeout_s)")
-
-    def _probed(self) -> list[Result]:
-        """Measure the held items one after the other while nothing else runs."""
-        held, self._held = self._held, []
-        results: list[Result] = []
-        for item, evaluation in held:
-            actor = self._idle[0]
-            try:
-                ref = actor.probe.remote(item, evaluation)
-                results.append(ray.get(ref, timeout=self._resources.trial_timeout_s))
-            except RayError as error:
-                self._idle.remove(actor)
-                self._replace(actor)
-                late = isinstance(error, GetTimeoutError)
-                failure = self._timeout() if late else _lost(error)
-                results.append(WorkResult(item, failure=failure))
+            ready, _ = ray.wait(awaited, num_returns=len(awaited), timeout=0)
+        results = [each for ref in ready if ref in self._running for each in self._settled(ref)]
+        self._fleet.advance([ref for ref in ready if ref in pending])
+        results += self._cut_off()
+        self._probe()
         return results
 
-    def _new_actor(self) -> Any:
-        options = {
-            "num_cpus": 1,
-            "num_gpus": self._resources.gpus_per_worker,
-            "max_restarts": 0,
-            "max_task_retries": 0,
-        }
-        return ray.remote(Worker).options(**options).remote(self._spec)
+    def close(self) -> None:
+        """Kill the workers."""
+        self._is_closed = True
+        self._fleet.close()
+        self._running.clear()
+        self._held = []
+        if self._marker is not None:
+            self._marker.unlink(missing_ok=True)
 
-    def _ready(self, actor: Any) -> bool:
-        limit = self._resources.ready_timeout_s
+    def _assignable(self) -> list[Seat]:
+        return [seat for seat in self._fleet.idle if seat.node != self._probe_node]
+
+    def _run(self, ref: Any, running: _Running) -> None:
+        self._fleet.idle.remove(running.seat)
+        self._running[ref] = running
+
+    def _settled(self, ref: Any) -> Iterator[Result]:
+        """Yield the result of a finished call, unless it still has to be probed."""
+        running = self._running.pop(ref)
         try:
-            needs_probe: bool = ray.get(actor.needs_probe.remote(), timeout=limit)
-        except GetTimeoutError as error:
-            raise ExecutorError(
-                f"UNSCHEDULABLE: no worker was ready within {limit:g} s; asked for "
-                f"{self._resources.workers} workers, the cluster has {ray.cluster_resources()}"
-            ) from error
+            served: Served = ray.get(ref)
         except RayError as error:
-            raise ExecutorError(f"a worker could not be started: {error}") from error
-        return needs_probe
+            self._fleet.lose(running.seat)
+            yield failed(running.item, _lost(error))
+            return
+        self._keep(served.artifacts)
+        self._fleet.give_back(running.seat, served.memory_bytes)
+        result, ready = served.result, running.seat.ready
+        is_open = ready is not None and ready.needs_probe and not running.is_probe
+        if is_open and isinstance(result, WorkResult) and result.evaluation is not None:
+            self._held.append(result)
+        else:
+            yield result
 
-    def _replace(self, dead: Any) -> None:
-        ray.kill(dead)
-        self._actors.remove(dead)
-        fresh = self._new_actor()
-        self._ready(fresh)
-        self._actors.append(fresh)
-        self._idle.append(fresh)
+    def _cut_off(self) -> list[Result]:
+        """End what has run for too long."""
+        limit, now = self._resources.trial_timeout_s, time.monotonic()
+        late = [ref for ref, x in self._running.items() if now - x.started > limit]
+        failure = Failure(FailureKind.TIMEOUT, f"no result within {limit:g} s (trial_timeout_s)")
+        results = []
+        for ref in late:
+            running = self._running.pop(ref)
+            self._fleet.lose(running.seat)
+            results.append(failed(running.item, failure))
+        return results
 
+    def _probe(self) -> None:
+        """Drain the node of the probe once enough is held, then measure one by one."""
+        ready = self._fleet.ready
+        if not self._held:
+            self._probe_node = None
+            return
+        if self._probe_node is None or all(x.node != self._probe_node for x in ready):
+            enough = len(self._held) >= _PROBE_BATCH_PER_WORKER * len(ready)
+            if not enough and self._running:
+                return
+            self._probe_node = self._chosen_node(ready)
+        if all(each.seat.node != self._probe_node for each in self._running.values()):
+            here = [x for x in self._fleet.idle if x.node == self._probe_node]
+            if here:
+                held = self._held.pop(0)
+                ref = here[0].actor.probe.remote(held.item, held.evaluation)
+                self._run(ref, _Running(held.item, here[0], is_probe=True))
 
-def workers_for(wanted: Literal["auto"] | int, device: str, gpus_per_worker: float) -> int:
-    """Return the number of workers: one per core that this process may use, or per GPU share."""
-    if wanted != "auto":
-        return wanted
-    if device == "cuda":
-        import torch
+    def _chosen_node(self, ready: Sequence[Seat]) -> str | None:
+        """Return a node with the kind of device that was measured on so far."""
+        kinds = {seat.ready.device: seat.node for seat in ready if seat.ready is not None}
+        if not kinds:
+            return None
+        self._probe_device = self._probe_device or min(kinds)
+        if self._probe_device not in kinds:
+            raise ExecutorError(
+                f"UNSCHEDULABLE: this search measures on {self._probe_device!r}, and no worker "
+                f"is on such a device any more: {sorted(kinds)}; figures of different devices "
+                "are never compared: bring it back, or start a new run"
+            )
+        return kinds[self._probe_device]
 
-        return max(1, int(torch.cuda.device_count() / gpus_per_worker))
-    return max(1, len(os.sched_getaffinity(0)))
+    def _needed(self, item: WorkItem | TrainingItem, seat: Seat) -> Mapping[str, Any]:
+        """Return the artifacts that an item speaks of, for a worker that cannot read them.
 
+        Each is in a list of its own: Ray would fetch a bare reference before the call.
+        """
+        name: str | None
+        if isinstance(item, TrainingItem):
+            name = item.progress.checkpoint if item.progress else None
+        else:
+            name = item.policy.recipe.pruning_net
+        if self._files is None or name is None or (seat.ready and seat.ready.sees_files):
+            return {}
+        if name not in self._sent:
+            self._sent = {name: ray.put(read_artifact(self._files, name))}
+        return {name: [self._sent[name]]}
 
-def _start_ray(resources: Resources, address: str | None) -> None:
-    # Usage reports would leave the machine.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Workers without a GPU share keep their view of the devices, as Ray will do by default.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    local = {"num_cpus": resources.workers} if address is None else {}
-    try:
-        ray.init(
-            address=address or "local",
-            include_dashboard=False if address is None else None,
-            log_to_driver=False,
-            logging_level="ERROR",
-            **local,
-        )
-    except Exception as error:
-        where = f"at {address}" if address else "on this machine"
-        raise ExecutorError(f"Ray could not be started {where}: {error}") from error
+    def _keep(self, artifacts: Mapping[str, bytes]) -> None:
+        for name, content in artifacts.items():
+            if self._files is not None:
+                write_artifact(self._files, content, Path(name).suffix)
 
 
 def _lost(error: RayError) -> Failure:
+    """Say why a call did not come back."""
+    said = first_line(error)
     if isinstance(error, OutOfMemoryError):
-        return Failure(FailureKind.OOM_HOST, str(error))
-    if isinstance(error, RayActorError):
-        first = str(error).splitlines()[0] if str(error) else ""
-        return Failure(FailureKind.CRASH, f"the worker process died: {first}")
-    return Failure(FailureKind.CRASH, str(error))
+        return Failure(FailureKind.OOM_HOST, said)
+    if getattr(error, "preempted", False):
+        return Failure(FailureKind.PREEMPTED, f"the worker's node was taken away: {said}")
+    # A worker that dies while its node lives is reported dead at once; of one that cannot
+    # even be asked for, or whose node is gone, the trial is not to blame.
+    if isinstance(error, ActorUnavailableError | NodeDiedError) or "node has died" in str(error):
+        return Failure(FailureKind.INFRA, f"the worker's node was lost: {said}")
+    return Failure(FailureKind.CRASH, f"the worker process died: {said}")

@@ -1,39 +1,34 @@
-"""One search on this machine or an existing cluster, from job to report.
+"""One search from job to report: conducted here, or by a controller on a cluster.
 
     run = search("examples/digits.yaml", "runs/digits")
 
-The loop runs in this process; evaluations run on Ray actors, or here when the job asks
-for `resources.workers: serial`.
+On this machine the loop runs in this process, and evaluations on Ray actors, or here as
+well when the job asks for `resources.workers: serial`. On a cluster a detached controller
+runs the loop; this process follows it.
 """
 
 from __future__ import annotations
 
-import fcntl
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from autoprune.contracts.executor import EvaluatorSpec, Executor
 from autoprune.contracts.searcher import SearchProblem
-from autoprune.controller.agenda import Agenda
-from autoprune.controller.loop import SearchLoop
 from autoprune.controller.problem import problem_of
+from autoprune.controller.progress import Watcher, unwatched
 from autoprune.controller.roster import Roster
-from autoprune.controller.state import resumed
 from autoprune.controller.warm_start import carried_over
-from autoprune.errors import RunError
-from autoprune.evaluation.inference import best_device
-from autoprune.evaluation.preparation import Preparation
-from autoprune.executor.local import LocalExecutor
+from autoprune.errors import AutopruneError, InputError, RunError
 from autoprune.job.spec import Job
 from autoprune.policy import Policy
-from autoprune.preflight import evaluator_spec, preflight, require_reachable
+from autoprune.preflight import preflight, require_reachable
 from autoprune.report.html import write_report
-from autoprune.run import FILES_NAME, REPORT_NAME, STORE_NAME, Run
-from autoprune.store.sql import SqlStore
+from autoprune.run import FILES_NAME, REPORT_NAME, Run
+from autoprune.store.location import has_store, open_store, place_store, record_of
 from autoprune.validation import load_job, validated
+from cluster.conduct import conduct
+from cluster.owner import this_process
 
 # What may differ when a run is resumed: how long and on what, never what is searched.
 _RESUMABLE = ("budget", "resources")
@@ -45,56 +40,85 @@ def search(
     *,
     resume: bool = False,
     warm_start: str | Path | None = None,
+    store: str | None = None,
     address: str | None = None,
-    on_progress: Callable[[Agenda], None] = lambda agenda: None,
+    detach: bool = False,
+    watcher: Watcher = unwatched,
 ) -> Run:
     """Search, write the report, and return the run.
 
-    `run` is the directory that holds the log and the files (default `runs/NAME`). With
-    `resume` an interrupted run goes on without evaluating any finished trial again; its
-    budget and resources may have changed. `warm_start` is the directory of an earlier run,
-    of this model or of another one of its family, whose front is tried first of all.
-    `address` names an existing Ray cluster.
+    `run` is the directory that holds the log and the files (default `runs/NAME`); with
+    `store`, a `postgresql://` URL, the log is in that database. With `resume` an interrupted
+    run goes on without evaluating any finished trial again; its budget and resources may
+    have changed. `warm_start` is the directory of an earlier run, of this model or of
+    another one of its family, whose front is tried first of all. `address` names an existing
+    Ray cluster, on which a controller then runs the search, also when this process ends;
+    with `detach` this function returns as soon as that is started.
 
     Raises `InputError` before anything is started or written, `AutopruneError` when the
     search cannot go on. `KeyboardInterrupt` passes through after the log is closed.
     """
     job = _job(job)
+    _check_place(job, address, detach)
     directory = Path(run) if run is not None else Path("runs") / job.name
     if not _exists(directory, resume=resume):
-        _create(job, directory, warm_start)
-    elif warm_start is not None:
-        raise RunError(f"{directory} has begun already: a warm start is for a new run")
-    _run(job, directory, address, on_progress)
+        _create(job, directory, warm_start, store)
+    elif warm_start is not None or store is not None:
+        raise RunError(f"{directory} has begun already: a warm start and a store are for new runs")
+    _check_same(job, directory)
+    if address is None:
+        _conduct_here(job, directory, watcher)
+    else:
+        _conduct_there(job, directory, address, detach, watcher)
     done = Run.open(directory)
-    write_report(done, directory / REPORT_NAME)
+    if not detach:
+        write_report(done, directory / REPORT_NAME)
+        _require_finished(done)
     return done
 
 
-def _run(
-    job: Job, directory: Path, address: str | None, on_progress: Callable[[Agenda], None]
-) -> None:
-    """Go on with a run from where its log stands."""
-    with _only_one(directory), SqlStore(directory / STORE_NAME) as store:
-        record = store.jobs()[0]
-        _check_same(job, Job.model_validate(record.spec["job"]), directory)
-        preparation = Preparation.from_json(record.spec["preparation"])
-        seeds = [Policy.from_json(each) for each in record.spec["warm_start"]]
-        # Timeless as it began, also where it goes on with other resources: its log is so.
-        begun = Job.model_validate(record.spec["job"])
-        problem = replace(problem_of(begun, preparation), trials=job.budget.trials)
-        state = resumed(store, job, preparation, problem, seeds)
-        files = str((directory / FILES_NAME).resolve())
-        executor = _executor(job, evaluator_spec(job, preparation, files), address)
-        try:
-            SearchLoop(state, store, executor, on_progress).run()
-        finally:
-            executor.close()
+def _conduct_here(job: Job, directory: Path, watcher: Watcher) -> None:
+    workers = job.resources.workers
+    if workers == "serial":
+        place: Any = nullcontext()
+    else:
+        from cluster.connection import connected
+
+        place = connected(None, workers)
+    with place:
+        conduct(directory, job, this_process(), watcher=watcher)
+
+
+def _conduct_there(job: Job, directory: Path, address: str, detach: bool, watcher: Watcher) -> None:
+    from cluster.connection import connected
+    from cluster.controller import follow, start
+
+    with connected(address):
+        name = start(directory, job)
+        if not detach:
+            follow(name, directory, watcher)
+
+
+def _check_place(job: Job, address: str | None, detach: bool) -> None:
+    if address is not None and job.resources.workers == "serial":
+        raise InputError("resources.workers is serial: drop --address, or set it to auto")
+    if detach and address is None:
+        raise InputError("--detach leaves a search to a cluster: name one with --address")
+
+
+def _require_finished(run: Run) -> None:
+    """Raise where the log says that the search came to no good end."""
+    history = run.history
+    if history.close_reason in ("stalled", "failed"):
+        raise AutopruneError(
+            f"the search {history.close_reason}: {history.close_detail}; what was found is "
+            f"kept, and --resume goes on in {run.directory}"
+        )
 
 
 def _exists(directory: Path, *, resume: bool) -> bool:
     """Say whether a run goes on; raises `RunError` where that is not what was asked."""
-    exists = (directory / STORE_NAME).exists()
+    exists = has_store(directory)
     if exists and not resume:
         raise RunError(
             f"{directory} holds a run already; --resume continues it, --run names another"
@@ -110,7 +134,7 @@ def _job(job: Job | Mapping[str, Any] | str | Path) -> Job:
     return validated(job) if isinstance(job, Mapping) else load_job(Path(job))
 
 
-def _create(job: Job, directory: Path, warm_start: str | Path | None) -> None:
+def _create(job: Job, directory: Path, warm_start: str | Path | None, store: str | None) -> None:
     """Check everything, then make the run directory with an empty log."""
     earlier = Run.open(Path(warm_start)) if warm_start is not None else None
     found = preflight(job)
@@ -122,13 +146,13 @@ def _create(job: Job, directory: Path, warm_start: str | Path | None) -> None:
         (directory / FILES_NAME).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"cannot create {directory}: {error.strerror}") from error
-    with SqlStore(directory / STORE_NAME) as store:
-        spec = {
-            "job": job.to_json(),
-            "preparation": found.preparation.to_json(),
-            "warm_start": [policy.to_json() for policy in seeds],
-        }
-        store.create_job(job.name, spec)
+    spec = {
+        "job": job.to_json(),
+        "preparation": found.preparation.to_json(),
+        "warm_start": [policy.to_json() for policy in seeds],
+    }
+    with place_store(directory, store, job.name) as opened:
+        opened.create_job(job.name, spec)
 
 
 def _seeds(earlier: Run, problem: SearchProblem) -> list[Policy]:
@@ -136,19 +160,9 @@ def _seeds(earlier: Run, problem: SearchProblem) -> list[Policy]:
     return carried_over(members, earlier.graph.groups, problem)
 
 
-def _executor(job: Job, spec: EvaluatorSpec, address: str | None) -> Executor:
-    if job.resources.workers == "serial":
-        return LocalExecutor(spec)
-    from cluster.executor import RayExecutor, Resources, workers_for
-
-    device = best_device(job.resources.device).type
-    gpus = job.resources.gpus_per_worker if device == "cuda" else 0.0
-    workers = workers_for(job.resources.workers, device, gpus)
-    resources = Resources(workers, gpus, job.resources.trial_timeout_s)
-    return RayExecutor(spec, resources, address)
-
-
-def _check_same(given: Job, stored: Job, directory: Path) -> None:
+def _check_same(given: Job, directory: Path) -> None:
+    with open_store(directory, read_only=True) as store:
+        stored = Job.model_validate(record_of(directory, store).spec["job"])
     old, new = stored.to_json(), given.to_json()
     changed = [key for key in old if key not in _RESUMABLE and old[key] != new[key]]
     if changed:
@@ -156,14 +170,3 @@ def _check_same(given: Job, stored: Job, directory: Path) -> None:
             f"the job differs from the one in {directory} in: {', '.join(changed)}; only "
             f"{' and '.join(_RESUMABLE)} may change on --resume; start a new run with --run"
         )
-
-
-@contextmanager
-def _only_one(directory: Path) -> Iterator[None]:
-    """Hold the run's lock; the kernel lets it go even when the process is killed."""
-    with (directory / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(f"another process is searching in {directory}") from None
-        yield

@@ -12,7 +12,7 @@ import torch
 
 from autoprune.contracts.executor import Evaluator, WorkItem
 from autoprune.contracts.searcher import SearchProblem
-from autoprune.contracts.store import Event
+from autoprune.contracts.store import Event, Store
 from autoprune.contracts.training import TrainingItem, TrainingProgress
 from autoprune.controller.loop import SearchLoop
 from autoprune.controller.state import JobState, resumed
@@ -77,18 +77,22 @@ def small_search(
     seeds: Sequence[Policy] = (),
 ) -> tuple[JobState, list[Event]]:
     """Run, or go on with, a search whose log is at `path`; return its state and log."""
-    problem = _problem(job)
-    preparation = Preparation(
-        NetworkGraph(problem.groups, problem.costs, ()), torch.float32, 10, "", {}
-    )
     with SqlStore(path) as store:
         if not store.jobs():
             store.create_job(job.name, {})
-        state = resumed(store, job, preparation, problem, seeds)
-        executor = LocalExecutor(_Ready(evaluator or SmallEvaluator()))  # type: ignore[arg-type]
+        state = small_state(job, store, seeds)
+        ready = _Ready(evaluator or SmallEvaluator())
         with suppress(KeyboardInterrupt):
-            SearchLoop(state, store, executor).run()
+            SearchLoop(state, store, lambda: LocalExecutor(ready)).run()  # type: ignore[arg-type]
         return state, list(store.events(job.name))
+
+
+def small_state(job: Job, store: Store, seeds: Sequence[Policy] = ()) -> JobState:
+    """Return the state of a search in memory from where its log stands."""
+    problem = _problem(job)
+    graph = NetworkGraph(problem.groups, problem.costs, ())
+    preparation = Preparation(graph, torch.float32, 10, "", {})
+    return resumed(store, job, preparation, problem, seeds)
 
 
 def asked(events: Sequence[Event]) -> list[tuple[str, Mapping[str, Any]]]:

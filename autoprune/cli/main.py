@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -42,6 +44,12 @@ def search(
     job: JobFile,
     run: Annotated[Path | None, typer.Option(help="Directory of the run [runs/NAME].")] = None,
     address: Annotated[str | None, typer.Option(help="An existing Ray cluster.")] = None,
+    store: Annotated[
+        str | None, typer.Option(metavar="URL", help="Log in a PostgreSQL database.")
+    ] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Leave the search to the cluster and return.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     warm_start: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Try the front of an earlier run first.")
@@ -65,7 +73,9 @@ def search(
                 resume=resume,
                 warm_start=warm_start,
                 address=address,
-                on_progress=progress,
+                store=store,
+                detach=detach,
+                watcher=progress,
             )
     except KeyboardInterrupt:
         typer.echo(
@@ -74,10 +84,37 @@ def search(
             err=True,
         )
         raise typer.Exit(130) from None
-    if format_ is Format.json:
+    if detach:
+        typer.echo(f"the search goes on without this terminal; see: autoprune front {directory}")
+    elif format_ is Format.json:
         _print_json(done.front_json())
     else:
         print_result(done)
+
+
+@app.command()
+def submit(
+    job: JobFile,
+    via_ray_job: Annotated[
+        str, typer.Option(metavar="URL", help="Ray's job API, http://HOST:8265.")
+    ],
+    run: Annotated[str, typer.Option(help="Directory of the run, an absolute path there.")],
+    store: Annotated[
+        str | None, typer.Option(metavar="URL", help="A PostgreSQL store, without its password.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
+    set_: Overrides = [],
+    format_: FormatOption = Format.text,
+) -> None:
+    """Have a Ray cluster search, and return at once."""
+    from cluster import ray_job
+
+    submission = ray_job.submit(job, via_ray_job, run, overrides=set_, store=store, resume=resume)
+    if format_ is Format.json:
+        _print_json({"submission_id": submission, "dashboard": via_ray_job, "run": run})
+    else:
+        typer.echo(f"submitted {submission}; follow it:")
+        typer.echo(f"  ray job logs --address {via_ray_job} --follow {submission}")
 
 
 @app.command()
@@ -206,8 +243,29 @@ def plugins(format_: FormatOption = Format.text) -> None:
         print_plugins(listing)
 
 
+@app.command()
+def doctor(
+    run: Annotated[
+        Path | None, typer.Argument(metavar="[RUN]", help="A run's directory [the installation].")
+    ] = None,
+    format_: FormatOption = Format.text,
+) -> None:
+    """Check the installation, or a run: what is broken, and what to do about it."""
+    from autoprune.cli.doctor import print_findings
+    from autoprune.doctor import Health, examine_installation, examine_run
+
+    findings = examine_installation() if run is None else examine_run(run)
+    if format_ is Format.json:
+        _print_json([asdict(each) for each in findings])
+    else:
+        print_findings(findings)
+    if any(each.health is Health.BROKEN for each in findings):
+        raise typer.Exit(1)
+
+
 def main() -> None:
     """Run the command line; errors become one message and an exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever stops us means Ctrl-C
     try:
         app()
     except InputError as error:

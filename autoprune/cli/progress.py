@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -10,8 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from autoprune.controller.agenda import Agenda
-from autoprune.controller.roster import baseline_labels
+from autoprune.controller.progress import Progress
 
 _REFRESH_S = 0.5
 # Without a terminal a line now and then is enough.
@@ -41,51 +41,41 @@ class LiveProgress:
         if self._live.is_started:
             self._live.stop()
 
-    def __call__(self, agenda: Agenda) -> None:
-        """Take in the state of the search; redraws at most twice a second."""
+    def __call__(self, look: Callable[[], Progress]) -> None:
+        """Show how far the search is; looks at most twice a second."""
         now = time.monotonic()
         pause = _REFRESH_S if self._console.is_terminal else _PLAIN_REFRESH_S
         if self._is_shown and now - self._last >= pause:
             self._last = now
-            self._show(self._line(agenda, now))
+            self._show(self._line(look(), now))
 
-    def _line(self, agenda: Agenda, now: float) -> str:
-        state = agenda.state
-        if agenda.to_report is not None:
-            return f"measuring on the report split: {agenda.to_report} trials to go"
-        done = len(state.completed(0))
+    def _line(self, progress: Progress, now: float) -> str:
+        if progress.trouble is not None:
+            return f"paused: {progress.trouble}"
+        if progress.to_report is not None:
+            return f"measuring on the report split: {progress.to_report} trials to go"
         if self._first is None:
-            self._first = (now, done)
-        seconds, finished = now - self._first[0], done - self._first[1]
+            self._first = (now, progress.done)
+        seconds, finished = now - self._first[0], progress.done - self._first[1]
         rate = finished / seconds if seconds > 0 else 0.0
-        parts = [f"{done} trials", f"{rate:.1f}/s"]
-        if rate > 0 and (left := self._seconds_left(agenda, rate)) is not None:
+        parts = [f"{progress.done} trials", f"{rate:.1f}/s"]
+        if rate > 0 and (left := _seconds_left(progress, rate)) is not None:
             parts.append(f"{left // 60:.0f}:{left % 60:02.0f} left")
-        front = state.front
-        parts.append(f"front {len(front.members)}")
-        volume = front.hypervolume() if front.members else None
-        if volume is not None:
-            parts.append(f"hypervolume {volume:.4f}")
+        parts.append(f"front {progress.front}")
+        if progress.hypervolume is not None:
+            parts.append(f"hypervolume {progress.hypervolume:.4f}")
         return " · ".join(parts)
-
-    def _seconds_left(self, agenda: Agenda, rate: float) -> float | None:
-        """Estimate from the budgets; whichever ends first counts."""
-        job, state = agenda.job, agenda.state
-        limits = []
-        if job.budget.trials is not None:
-            open_baselines = sum(
-                max(0, job.baselines.trials - state.count([label]))
-                for label in baseline_labels(job)
-                if not state.roster.members[label].is_retired
-            )
-            open_trials = max(0, job.budget.trials - agenda.searched)
-            limits.append((open_trials + open_baselines) / rate)
-        if job.budget.minutes is not None:
-            limits.append(max(0.0, 60 * job.budget.minutes - agenda.elapsed_s))
-        return min(limits) if limits else None
 
     def _show(self, line: str) -> None:
         if self._live.is_started:
             self._live.update(Text(line), refresh=True)
         else:
             self._console.print(line, highlight=False)
+
+
+def _seconds_left(progress: Progress, rate: float) -> float | None:
+    """Estimate from the budgets; whichever ends first counts."""
+    limits = [] if progress.to_do is None else [progress.to_do / rate]
+    if progress.seconds_left is not None:
+        limits.append(progress.seconds_left)
+    return min(limits) if limits else None

@@ -84,6 +84,11 @@ class Evaluator(ABC):
         """Say whether some metrics must be measured where nothing else runs."""
         return False
 
+    @property
+    def device(self) -> str:
+        """Name of the kind of device; what is probed on different ones is never compared."""
+        return "cpu"
+
     def probe(self, item: WorkItem, evaluation: Evaluation) -> Evaluation:
         """Return `evaluation` completed by the metrics that need an exclusive process."""
         return evaluation
@@ -91,16 +96,33 @@ class Evaluator(ABC):
 
 @dataclass(frozen=True)
 class EvaluatorSpec:
-    """How to build an evaluator in any process: an import string and JSON options."""
+    """How to build an evaluator in any process: an import string and JSON options.
+
+    `material` names a function that gathers from the options what all evaluators of a job
+    read, as numpy arrays by name. Who runs several evaluators gathers it once and gives it
+    to each as the option `material`; an evaluator without it reads for itself.
+    """
 
     target: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    material: str | None = None
 
-    def build(self) -> Evaluator:
-        """Import `target` (`"package.module:Class"`) and construct it with the options."""
-        module, _, name = self.target.partition(":")
-        evaluator: Evaluator = getattr(importlib.import_module(module), name)(**self.options)
+    def build(self, **more: Any) -> Evaluator:
+        """Import `target` (`"package.module:Class"`), construct it with the options and `more`."""
+        evaluator: Evaluator = _imported(self.target)(**{**self.options, **more})
         return evaluator
+
+    def gather(self) -> Mapping[str, Any] | None:
+        """Return what all evaluators of the job read; None where they read nothing."""
+        if self.material is None:
+            return None
+        material: Mapping[str, Any] = _imported(self.material)(self.options)
+        return material
+
+
+def _imported(target: str) -> Any:
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 class Executor(ABC):

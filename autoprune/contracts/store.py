@@ -1,13 +1,21 @@
 """The contract of a store: the append-only log of jobs.
 
     store.create_job("resnet20", spec)            # StoreError if the name is taken
-    store.append("resnet20", [Entry("ASKED", trial=0, body={...})])   # durable on return
+    epoch = store.acquire("resnet20", "host-a/17", lease_s=20.0)      # this job is mine now
+    store.append("resnet20", [Entry("ASKED", trial=0, body={...})], epoch=epoch, after=0)
     for event in store.events("resnet20", after=0): ...
+    store.release("resnet20", epoch)
 
 * `append` is atomic and durable: when it returns, all entries survive a power cut; when it
-  raises, none was written.
+  raises, none was written. One exception: a connection that is lost during the commit
+  leaves open which; `after` tells, for a repeated call is refused if the first one wrote.
 * Sequence numbers of a job start at 1 and have no gap.
-* One process writes a job; any number of processes read it at the same time.
+* The log of a job obeys the life of a trial: asked once, in order, and ended at most once.
+* One controller writes a job, any number of processes read it at the same time. A job has
+  an epoch, 0 before it is first acquired; each `acquire` raises it, and who writes with an
+  older one is refused, whatever he believes. The lease runs by the database's clock and only
+  keeps others from acquiring; when it has run out, its holder still may write until somebody
+  else has acquired.
 """
 
 from __future__ import annotations
@@ -76,8 +84,21 @@ class JobRecord:
     created: float
 
 
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Who drives a job: `owner` says so since `epoch`; `remaining_s` below zero: run out."""
+
+    epoch: int
+    owner: str
+    remaining_s: float
+
+
 class Store(ABC):
-    """The append-only log of jobs. Closed with `close`, or used as a context manager."""
+    """The append-only log of jobs. Closed with `close`, or used as a context manager.
+
+    Every method raises `StoreUnavailableError` where the storage cannot serve just now (a full
+    disk, a lock held by others, a lost connection): the same call may succeed later.
+    """
 
     @abstractmethod
     def create_job(self, name: str, spec: Mapping[str, Any]) -> JobRecord:
@@ -88,18 +109,47 @@ class Store(ABC):
         """Return all jobs, oldest first."""
 
     @abstractmethod
-    def append(self, job: str, entries: Sequence[Entry]) -> Sequence[Event]:
-        """Write entries in order, all or none; raises `StoreError`."""
+    def acquire(
+        self, job: str, owner: str, lease_s: float, *, instead_of: int | None = None
+    ) -> int:
+        """Take a job over for `lease_s` seconds and return the new epoch.
+
+        Raises `JobHeldError` while the lease of another owner runs, unless its epoch is
+        `instead_of`, whose holder the caller knows to be dead.
+        """
+
+    @abstractmethod
+    def renew(self, job: str, epoch: int, lease_s: float) -> None:
+        """Let the lease run `lease_s` seconds from now; raises `FencedError`."""
+
+    @abstractmethod
+    def release(self, job: str, epoch: int) -> None:
+        """End the lease now; raises `FencedError`."""
+
+    @abstractmethod
+    def lease(self, job: str) -> Lease | None:
+        """Return the newest lease of a job, run out or not; None before the first."""
+
+    @abstractmethod
+    def append(
+        self, job: str, entries: Sequence[Entry], *, epoch: int = 0, after: int | None = None
+    ) -> Sequence[Event]:
+        """Write entries in order, all or none.
+
+        Raises `FencedError` where `epoch` is not the job's, and `StoreError` where the newest
+        event is not `after`, where a trial would be asked out of order or end twice, or for an
+        entry that is not plain JSON.
+        """
 
     @abstractmethod
     def events(self, job: str, after: int = 0) -> Iterator[Event]:
         """Iterate over the events with `seq > after`, in order."""
 
     @abstractmethod
-    def save_snapshot(self, job: str, seq: int, body: bytes) -> None:
+    def save_snapshot(self, job: str, seq: int, body: bytes, *, epoch: int = 0) -> None:
         """Keep what follows from the events up to `seq`; older ones but one may go.
 
-        Raises `StoreError` for an unknown job.
+        Raises `StoreError` for an unknown job and `FencedError`.
         """
 
     @abstractmethod

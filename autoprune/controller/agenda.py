@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from autoprune.contracts.store import Entry
 from autoprune.contracts.training import TrainingRequest
-from autoprune.controller.promotion import promotable
+from autoprune.controller.progress import Progress
+from autoprune.controller.promotion import judged, promotable
 from autoprune.controller.roster import (
     DENSE,
     WARM_START,
@@ -24,6 +25,8 @@ from autoprune.trial import Evaluation, Trial, TrialState
 
 # So many failed trials in a row, and none completed, mean that something else is wrong.
 STALL_AFTER = 10
+# The same for attempts that were lost through no fault of the trial.
+STALL_AFTER_LOSSES = 30
 
 
 class Agenda:
@@ -39,6 +42,7 @@ class Agenda:
         self._elapsed_before_s = state.history.elapsed_s
         self._started = time.monotonic()
         self.to_report: int | None = None
+        self._ranked: dict[int, tuple[int, list[Trial]]] = {}
 
     @property
     def elapsed_s(self) -> float:
@@ -50,6 +54,30 @@ class Agenda:
         """Trials that count against the budget: those of the searchers, and warm starts."""
         return self.state.count([*search_labels(self.job), WARM_START])
 
+    def progress(self, trouble: str | None = None) -> Progress:
+        """Return how far the search has come."""
+        state, budget = self.state, self.job.budget
+        to_do = None
+        if budget.trials is not None and state.has_roster:
+            baselines = sum(
+                max(0, self.job.baselines.trials - state.count([label]))
+                for label in baseline_labels(self.job)
+                if not state.roster.members[label].is_retired
+            )
+            to_do = max(0, budget.trials - self.searched) + baselines
+        minutes = budget.minutes
+        seconds_left = None if minutes is None else max(0.0, 60 * minutes - self.elapsed_s)
+        front = state.front
+        return Progress(
+            done=len(state.completed(0)),
+            to_do=to_do,
+            seconds_left=seconds_left,
+            front=len(front.members),
+            hypervolume=front.hypervolume() if front.members else None,
+            to_report=self.to_report,
+            trouble=trouble,
+        )
+
     @property
     def is_budget_spent(self) -> bool:
         """Say whether the searchers may not propose any more."""
@@ -60,7 +88,19 @@ class Agenda:
     @property
     def is_stalled(self) -> bool:
         """Say whether so many trials failed in a row that going on makes no sense."""
-        return self.state.failures_in_a_row >= STALL_AFTER
+        return self.stall is not None
+
+    @property
+    def stall(self) -> str | None:
+        """Why going on makes no sense: failures in a row, none of their trials completed."""
+        state = self.state
+        if state.failures_in_a_row >= STALL_AFTER:
+            what = f"{state.failures_in_a_row} trials failed in a row"
+        elif state.losses_in_a_row >= STALL_AFTER_LOSSES:
+            what = f"workers were lost {state.losses_in_a_row} times in a row"
+        else:
+            return None
+        return f"{what}, the last one with {state.last_failure}"
 
     def dense(self) -> list[Entry]:
         """Return the dense network's trial, once."""
@@ -74,11 +114,9 @@ class Agenda:
             return []
         for rung in range(len(self.job.rungs) - 1):
             above = self.state.policies(rung + 1)
-            waiting = promotable(
-                self.state.completed(rung), above, self.state.goals, self.job.promote_one_in
-            )
-            if waiting:
-                return [self._promotion(waiting[0])]
+            waiting = (each for each in self._best(rung) if each.policy.sha256 not in above)
+            if (chosen := next(waiting, None)) is not None:
+                return [self._promotion(chosen)]
         if seed := self._seed():
             return seed
         for label in self._proposers():
@@ -119,6 +157,18 @@ class Agenda:
     def _is_out_of_time(self) -> bool:
         minutes = self.job.budget.minutes
         return minutes is not None and self.elapsed_s >= 60 * minutes
+
+    def _best(self, rung: int) -> list[Trial]:
+        """Return the best of a rung, found anew as soon as it has grown by a few per cent.
+
+        By which trials, follows from the log: a resumed search must choose the same.
+        """
+        completed = self.state.completed(rung)
+        count = judged(len(completed))
+        if self._ranked.get(rung, (0, []))[0] != count:
+            best = promotable(completed[:count], self.state.goals, self.job.promote_one_in)
+            self._ranked[rung] = (count, best)
+        return self._ranked[rung][1] if count else []
 
     def _promotion(self, trial: Trial) -> Entry:
         return entries.asked(

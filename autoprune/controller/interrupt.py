@@ -9,9 +9,11 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 class InterruptGate:
-    """Holds Ctrl-C back until the next `passage`, where nothing is half done.
+    """Holds Ctrl-C and SIGTERM back until the next `passage`, where nothing is half done.
 
     with InterruptGate() as gate:
         commit()                          # Ctrl-C now is remembered …
@@ -24,18 +26,18 @@ class InterruptGate:
     def __init__(self) -> None:
         self._is_open = False
         self._is_pending = False
-        self._previous: Any = None
+        self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGINT, self._on_signal)
+            self._previous = {each: signal.signal(each, self._on_signal) for each in _SIGNALS}
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
+        for each, handler in self._previous.items():
+            signal.signal(each, handler)
 
     @contextmanager
     def passage(self) -> Iterator[None]:
@@ -47,6 +49,10 @@ class InterruptGate:
             yield
         finally:
             self._is_open = False
+
+    def interrupt(self) -> None:
+        """Do what Ctrl-C does, from another thread: the next passage raises."""
+        self._is_pending = True
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._is_pending = True

@@ -1,14 +1,20 @@
 """The controller: asks searchers, runs trials, keeps the log; asynchronous throughout.
 
-One turn of the loop, and what is durable at each step:
+One turn of the loop, and what a crash after each point costs:
 
-    ask ─► commit ASKED ─► submit ─► wait ─► commit COMPLETED ─► tell ─► front
-             (a crash from here on runs the trial again)  (from here on: never again)
+    1 searchers are asked, for every free worker       nothing: they are asked again
+    2 ASKED is committed, one transaction for all      nothing: it is open, and runs
+    3 the trials are submitted                         they run again
+    4 results come in                                  they run again
+    5 COMPLETED is committed, one transaction for all  nothing: never run again
+    6 searchers are told, the fronts grow              nothing: the log says it all
+    7 now and then a snapshot is kept                  nothing: it only saves time
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -21,43 +27,54 @@ from autoprune.contracts.executor import (
     WorkItem,
     WorkResult,
 )
-from autoprune.contracts.store import Entry, EventKind, Store
+from autoprune.contracts.store import Entry, Event, EventKind, Store
 from autoprune.contracts.training import TrainingItem
 from autoprune.controller.agenda import Agenda, is_open
 from autoprune.controller.interrupt import InterruptGate
+from autoprune.controller.journal import Journal
+from autoprune.controller.progress import Progress, Watcher, unwatched
 from autoprune.controller.roster import seed_of
 from autoprune.controller.state import DENSE_NUMBER, JobState
-from autoprune.errors import AutopruneError
+from autoprune.errors import AutopruneError, ExecutorError, FencedError
 from autoprune.metrics import violations
 from autoprune.store import entries
 from autoprune.store.snapshot import pack
-from autoprune.trial import Evaluation, Trial, TrialState
+from autoprune.trial import Evaluation, Failure, FailureKind, Trial, TrialState
 
 MAX_ATTEMPTS = 3
 _POLL_S = 0.2
 # Trials that ended between two snapshots: the most that a resumed search asks and tells again.
 _SNAPSHOT_EVERY = 50
+# The most events in one transaction of proposals.
+_COMMIT_EVERY = 200
 _log = logging.getLogger(__name__)
 
 
 class SearchLoop:
-    """Drives one job to its end with one executor and one store."""
+    """Drives one job to its end: a store to write to, as the controller of one `epoch`, and
+    `start`, which starts an executor. The executor is closed at the end of the run.
+    """
 
     def __init__(
         self,
         state: JobState,
         store: Store,
-        executor: Executor,
-        on_progress: Callable[[Agenda], None] = lambda agenda: None,
+        start: Callable[[], Executor],
+        *,
+        epoch: int = 0,
+        watcher: Watcher = unwatched,
     ) -> None:
         self.state = state
-        self.store = store
-        self.executor = executor
-        self.on_progress = on_progress
         self.agenda = Agenda(state)
+        self._start = start
+        self._watcher = watcher
+        self._journal = Journal(
+            store, state.job.name, epoch=epoch, after=state.history.last_seq, idle=self._idle
+        )
         self._queue: list[Trial] = list(state.history.pending)
         self._under_way: set[int] = set()
         self._is_training = False
+        self._training_failures = 0
         self._unsaved = 0
         self._gate = InterruptGate()
 
@@ -66,22 +83,45 @@ class SearchLoop:
 
         Returns `finished`, `exhausted` (the searchers had nothing more) or `stalled` (too
         many failures in a row). Raises `AutopruneError` if the dense network cannot be
-        evaluated. Whatever ends the run, also `KeyboardInterrupt`, is written to the log.
+        evaluated or no worker is left, and `FencedError` if another controller took over.
+        Whatever ends the run, also `KeyboardInterrupt`, is written to the log.
         """
-        reason = "interrupted"
+        reason, detail = "interrupted", ""
         with self._gate:
             self._commit([entries.opened()])
             try:
-                reason = self._search()
-                if reason != "stalled":
-                    self._report()
-            except AutopruneError:
-                reason = "failed"
+                with self._gate.passage():
+                    self.executor = self._start()
+                try:
+                    reason = self._search()
+                    if reason != "stalled":
+                        self._report()
+                finally:
+                    self.executor.close()
+                detail = self.agenda.stall or ""
+            except AutopruneError as error:
+                reason = "stalled" if isinstance(error, ExecutorError) else "failed"
+                detail = str(error)
                 raise
             finally:
-                self._commit([entries.closed(reason)])
-                self._save_snapshot()
+                self._close(reason, detail)
         return reason
+
+    def stop(self) -> None:
+        """Interrupt the run from another thread, as Ctrl-C does from the terminal."""
+        self._gate.interrupt()
+
+    def progress(self) -> Progress:
+        """Return how far the run has come; safe to call between turns only."""
+        return self.agenda.progress(self._journal.trouble)
+
+    def _close(self, reason: str, detail: str) -> None:
+        """Log the end of the session; what another controller holds is left alone."""
+        try:
+            self._commit([entries.closed(reason, detail)])
+            self._save_snapshot()
+        except FencedError as error:
+            _log.warning("the end of this session is not logged: %s", error)
 
     def _search(self) -> str:
         self._drive(self.agenda.dense)
@@ -105,22 +145,18 @@ class SearchLoop:
             if trains and not self._is_training and self.executor.free > 0:
                 self._train()
             is_dry = not self._fill(source)
-            self.on_progress(self.agenda)
+            self._watcher(self.progress)
             if is_dry and not self._under_way and not self._queue and not self._is_training:
                 return
-            for result in self._wait():
-                if isinstance(result, TrainingResult):
-                    self._settle_training(result)
-                else:
-                    self._under_way.discard(result.item.trial)
-                    self._settle(result)
+            self._settle(self._wait())
 
     def _train(self) -> None:
         """Start the next slice of a requested training, one at a time."""
         request = self.agenda.training()
         if request is not None:
             seed = seed_of(self.state.job.seed, "training")
-            item = TrainingItem(self.state.roster.head, request, self.state.progress, seed)
+            head, attempt = self.state.roster.head, self._training_failures + 1
+            item = TrainingItem(head, request, self.state.progress, seed, attempt)
             self._is_training = True
             self.executor.submit(item)
 
@@ -128,75 +164,102 @@ class SearchLoop:
         """Commit what came of a slice; one that cannot be had ends the training."""
         self._is_training = False
         if result.progress is not None:
+            self._training_failures = 0
             self._commit([entries.trained(result.progress)])
             return
-        assert result.failure is not None
-        if not result.failure.kind.is_deterministic and result.item.attempt < MAX_ATTEMPTS:
-            self._is_training = True
-            self.executor.submit(replace(result.item, attempt=result.item.attempt + 1))
+        failure, attempt = result.failure, result.item.attempt
+        assert failure is not None
+        if is_tried_again(failure, attempt):
+            self._training_failures = attempt - failure.kind.is_blameless
             return
-        _log.warning("training of %s failed: %s", result.item.searcher, result.failure.message)
-        self._commit([entries.untrained(result.failure)])
+        _log.warning("training of %s failed: %s", result.item.searcher, failure)
+        self._commit([entries.untrained(failure)])
 
     def _fill(self, source: Callable[[], Sequence[Entry]]) -> bool:
         """Start trials while workers are free; return False once `source` is dry."""
-        while self.executor.free > 0:
+        is_dry = False
+        while not is_dry and self.executor.free > 0:
             with self._gate.passage():
                 pass  # proposals that cost nothing can go on for long: let Ctrl-C in between
-            if self._queue:
-                self._submit(self._queue.pop(0), "search")
-                continue
-            proposed = source()
-            if not proposed:
-                return False
-            self._commit(proposed)
-        return True
+            staged = 0
+            while len(self._queue) < self.executor.free and staged < _COMMIT_EVERY:
+                proposed = source()
+                is_dry = not proposed
+                if is_dry:
+                    break
+                self._stage(proposed)
+                staged += len(proposed)
+            self._flush()
+            while self._queue and self.executor.free > 0:
+                self._submit(self._item(self._queue.pop(0), "search"))
+        return not is_dry
 
     def _report(self) -> None:
         """Measure the dense network and the fronts on the report split, at their rungs."""
-        waiting = self.agenda.unreported()
+        waiting = [self._item(trial, "report") for trial in self.agenda.unreported()]
         while waiting or self._under_way:
             while waiting and self.executor.free > 0:
-                self._submit(waiting.pop(0), "report")
+                self._submit(waiting.pop(0))
             self.agenda.to_report = len(waiting) + len(self._under_way)
-            self.on_progress(self.agenda)
+            self._watcher(self.progress)
             for result in self._wait():
                 assert isinstance(result, WorkResult)
-                self._under_way.discard(result.item.trial)
+                item, failure = result.item, result.failure
+                self._under_way.discard(item.trial)
                 if result.evaluation is not None:
-                    evaluation = self._judged(result.item.trial, result.evaluation)
-                    self._commit([entries.reported(result.item.trial, evaluation)])
-                elif result.item.attempt < MAX_ATTEMPTS:
-                    self._submit_again(result.item)
+                    evaluation = self._judged(item.trial, result.evaluation)
+                    self._commit([entries.reported(item.trial, evaluation)])
+                elif failure is not None and is_tried_again(failure, item.attempt):
+                    attempt = item.attempt + 1 - failure.kind.is_blameless
+                    waiting.append(replace(item, attempt=attempt))
 
     def _wait(self) -> Sequence[Result]:
-        """Wait for results; the one place where Ctrl-C gets through."""
+        """Wait for results; where Ctrl-C gets through."""
         with self._gate.passage():
             return self.executor.wait(_POLL_S)
 
-    def _submit(self, trial: Trial, split: Split) -> None:
+    def _idle(self, seconds: float) -> None:
+        """Let time pass while storage cannot serve; Ctrl-C gets through."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            self._watcher(self.progress)
+            with self._gate.passage():
+                time.sleep(min(left, _POLL_S))
+
+    def _item(self, trial: Trial, split: Split) -> WorkItem:
         # The same seed on both splits: the report judges the network that was selected.
         seed = seed_of(self.state.job.seed, f"trial {trial.number}")
         attempt = trial.attempts + 1 if split == "search" else 1
-        item = WorkItem(trial.number, trial.policy, trial.rung, split, seed, attempt)
-        self._under_way.add(trial.number)
+        return WorkItem(trial.number, trial.policy, trial.rung, split, seed, attempt)
+
+    def _submit(self, item: WorkItem) -> None:
+        self._under_way.add(item.trial)
         self.executor.submit(item)
 
-    def _submit_again(self, item: WorkItem) -> None:
-        self._under_way.add(item.trial)
-        self.executor.submit(replace(item, attempt=item.attempt + 1))
+    def _settle(self, results: Sequence[Result]) -> None:
+        """Commit what came of evaluations on the search split, all at once; then tell."""
+        new = []
+        for result in results:
+            if isinstance(result, TrainingResult):
+                self._settle_training(result)
+            else:
+                self._under_way.discard(result.item.trial)
+                new.append(self._outcome(result))
+        if new:
+            self._commit(new)
 
-    def _settle(self, result: WorkResult) -> None:
-        """Commit what came of an evaluation on the search split."""
-        item = result.item
+    def _outcome(self, result: WorkResult) -> Entry:
+        """Return the event that an attempt ends with."""
+        item, failure = result.item, result.failure
         if result.evaluation is not None:
             evaluation = self._judged(item.trial, result.evaluation)
-            self._commit([entries.completed(item.trial, evaluation, attempt=item.attempt)])
-            return
-        assert result.failure is not None
-        is_retried = not result.failure.kind.is_deterministic and item.attempt < MAX_ATTEMPTS
-        build = entries.retried if is_retried else entries.failed
-        self._commit([build(item.trial, result.failure, attempt=item.attempt)])
+            broken = [name for name, x in evaluation.measurements.items() if not x.is_finite]
+            if not broken:
+                return entries.completed(item.trial, evaluation, attempt=item.attempt)
+            failure = Failure(FailureKind.NONFINITE, f"not a number: {', '.join(broken)}")
+        assert failure is not None
+        build = entries.retried if is_tried_again(failure, item.attempt) else entries.failed
+        return build(item.trial, failure, attempt=item.attempt - failure.kind.is_blameless)
 
     def _judged(self, number: int, evaluation: Evaluation) -> Evaluation:
         """Return the evaluation with the constraints that it breaks."""
@@ -207,7 +270,21 @@ class SearchLoop:
 
     def _commit(self, new: Sequence[Entry]) -> None:
         """Write entries; then, and only then, let the state know and queue what is open."""
-        events = self.store.append(self.state.job.name, new)
+        events = self._journal.stage(new)
+        self._journal.flush()
+        self._apply(events)
+
+    def _stage(self, new: Sequence[Entry]) -> None:
+        """Let the state know of proposals at once; nothing is done about them before `_flush`."""
+        self._apply(self._journal.stage(new))
+
+    def _flush(self) -> None:
+        """Write what was staged, and keep a snapshot now and then."""
+        self._journal.flush()
+        if self._unsaved >= _SNAPSHOT_EVERY:
+            self._save_snapshot()
+
+    def _apply(self, events: Sequence[Event]) -> None:
         for event in events:
             self.state.apply(event)
         for event in events:
@@ -216,8 +293,6 @@ class SearchLoop:
                 if is_open(trial):
                     self._queue.append(trial)
         self._unsaved += sum(event.kind.name in TrialState.__members__ for event in events)
-        if self._unsaved >= _SNAPSHOT_EVERY:
-            self._save_snapshot()
 
     def _save_snapshot(self) -> None:
         """Keep the searchers' state, which only saves time: the log can do without."""
@@ -228,4 +303,11 @@ class SearchLoop:
             except Exception:
                 _log.warning("the searchers' state cannot be kept", exc_info=True)
                 return
-            self.store.save_snapshot(self.state.job.name, self.state.history.last_seq, body)
+            self._journal.save_snapshot(body)
+
+
+def is_tried_again(failure: Failure, attempt: int) -> bool:
+    """Say whether an attempt, counted from 1, is followed by another one."""
+    if failure.kind.is_blameless:
+        return True
+    return not failure.kind.is_deterministic and attempt < MAX_ATTEMPTS

@@ -55,12 +55,15 @@ def crowding_distance(losses: np.ndarray) -> np.ndarray:
     return distance
 
 
-def promotable(
-    completed: Sequence[Trial], promoted: set[str], goals: Sequence[Goal], one_in: int
-) -> list[Trial]:
-    """Return the trials of one rung that may go up now, best first.
+def promotable(completed: Sequence[Trial], goals: Sequence[Goal], one_in: int) -> list[Trial]:
+    """Return the trials of one rung that may go up, best first."""
+    return ranked(completed, goals)[: len(completed) // one_in]
 
-    `promoted` holds the policy hashes that are already on the rung above.
+
+def judged(count: int) -> int:
+    """Return how many of `count` completed trials are ranked: all of few, most of many.
+
+    Ranking costs more than linear time, so it is done again for every trial up to 128, then
+    for every second one, from 256 on for every fourth …
     """
-    best = ranked(completed, goals)[: len(completed) // one_in]
-    return [trial for trial in best if trial.policy.sha256 not in promoted]
+    return count - count % max(1, 2 ** (count.bit_length() - 7)) if count else 0

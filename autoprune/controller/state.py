@@ -8,8 +8,8 @@ searchers by the newest readable snapshot and the calls that the log holds after
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
@@ -25,7 +25,7 @@ from autoprune.metrics import goals_of, metrics_of, referenced
 from autoprune.policy import Policy
 from autoprune.store.history import History
 from autoprune.store.snapshot import unpack
-from autoprune.trial import Evaluation, Trial, TrialState
+from autoprune.trial import Evaluation, Failure, Trial, TrialState
 
 DENSE_NUMBER = 0
 _log = logging.getLogger(__name__)
@@ -52,10 +52,14 @@ class JobState:
         self.history = History()
         self.fronts: dict[int, Front] = {}
         self.failures_in_a_row = 0
+        self.losses_in_a_row = 0
+        self.last_failure: Failure | None = None
         self.progress: TrainingProgress | None = None
         self._problem = problem
         self._roster: Roster | None = None
         self._spent: Counter[str] = Counter()
+        self._completed: dict[int, list[Trial]] = defaultdict(list)
+        self._policies: dict[int, set[str]] = defaultdict(set)
 
     @property
     def front(self) -> Front:
@@ -101,11 +105,14 @@ class JobState:
         self.history.apply(event)
         if event.kind is EventKind.TRAINED:
             self._follow_training(event.body, teach=teach)
+        self._count_failures(event)
         if event.trial is None:
             return
         trial = self.history.trials[event.trial]
         if trial.rung == 0 and event.kind in (EventKind.ASKED, EventKind.INFEASIBLE):
             self._spent[trial.searcher] += 1 if event.kind is EventKind.ASKED else -1
+        if event.kind is EventKind.ASKED:
+            self._policies[trial.rung].add(trial.policy.sha256)
         if event.kind is EventKind.REPEATED and teach:
             self.roster.learn_repetition(event.body["searcher"], trial)
         elif event.kind.name in TrialState.__members__:
@@ -117,32 +124,34 @@ class JobState:
         """Return how many trials of `labels` at the lowest rung were worth an evaluation."""
         return sum(self._spent[label] for label in labels)
 
-    def completed(self, rung: int) -> list[Trial]:
-        """Return the completed trials of a rung, the dense network left out."""
-        return [
-            trial
-            for trial in self.history.trials.values()
-            if trial.rung == rung
-            and trial.state is TrialState.COMPLETED
-            and trial.number != DENSE_NUMBER
-        ]
+    def completed(self, rung: int) -> Sequence[Trial]:
+        """Return the trials of a rung in the order they completed, without the dense network."""
+        return self._completed[rung]
 
-    def policies(self, rung: int) -> set[str]:
+    def policies(self, rung: int) -> Set[str]:
         """Return the hashes of the policies that were ever sent to a rung."""
-        return {trial.policy.sha256 for trial in self.history.trials.values() if trial.rung == rung}
+        return self._policies[rung]
 
     def _conclude(self, trial: Trial) -> None:
         """Bring the fronts up to a trial that has just ended."""
         if trial.state is TrialState.COMPLETED:
-            self.failures_in_a_row = 0
             if trial.number == DENSE_NUMBER:
                 self.goals = referenced(self.job, self.dense, self.preparation.num_classes)
                 known = replace(self._problem, goals=self.goals, dense=self.dense)
                 self._roster = Roster(self.job, known)
+            else:
+                self._completed[trial.rung].append(trial)
             front = self.fronts.setdefault(trial.rung, Front(self.goals))
             front.add(trial)
-        elif trial.state is TrialState.FAILED:
-            self.failures_in_a_row += 1
+
+    def _count_failures(self, event: Event) -> None:
+        """Count what goes wrong in a row; a session starts anew, whatever ended the last."""
+        if event.kind in (EventKind.OPENED, EventKind.COMPLETED):
+            self.failures_in_a_row = self.losses_in_a_row = 0
+        elif event.kind in (EventKind.FAILED, EventKind.RETRIED):
+            self.last_failure = Failure.from_json(event.body["failure"])
+            self.failures_in_a_row += event.kind is EventKind.FAILED
+            self.losses_in_a_row += self.last_failure.kind.is_blameless
 
     def _follow_training(self, body: Mapping[str, Any], *, teach: bool) -> None:
         done = TrainingProgress.from_json(body["progress"]) if "progress" in body else None

@@ -6,6 +6,8 @@ logits = model(dataset.normalise(dataset.search.inputs[:100]))
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,6 +91,39 @@ class Dataset:
         train = _part(raw.train_inputs, raw.train_labels, trained)
         return cls(train, search, report, raw.num_classes, raw.mean, raw.std)
 
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Return everything as arrays that `from_arrays` makes an equal data set of."""
+        arrays = {
+            "num_classes": np.array(self.num_classes),
+            "scale": self._scale.cpu().numpy(),
+            "shift": self._shift.cpu().numpy(),
+        }
+        for name, part in self._parts.items():
+            inputs = part.inputs
+            # As it lies in memory, so that it can be sent and shared as one block.
+            images = inputs.permute(0, 2, 3, 1) if inputs.dtype == torch.uint8 else inputs
+            arrays[f"{name}.inputs"] = images.contiguous().numpy()
+            arrays[f"{name}.labels"] = part.labels.numpy()
+        return arrays
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Dataset:
+        """Rebuild a data set from `to_arrays`; its inputs share the memory of the arrays."""
+        train, search, report = (
+            Part(
+                _shared(arrays[f"{name}.inputs"]), torch.from_numpy(arrays[f"{name}.labels"].copy())
+            )
+            for name in ("train", "search", "report")
+        )
+        dataset = cls(train, search, report, int(arrays["num_classes"]))
+        dataset._scale = torch.from_numpy(arrays["scale"].copy())
+        dataset._shift = torch.from_numpy(arrays["shift"].copy())
+        return dataset
+
+    @property
+    def _parts(self) -> dict[str, Part]:
+        return {"train": self.train, "search": self.search, "report": self.report}
+
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one sample, channels first."""
@@ -133,8 +168,13 @@ def _count(total: int, size: int | float) -> int:
 
 
 def _part(inputs: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> Part:
-    chosen = torch.from_numpy(inputs[rows])
-    if chosen.dtype == torch.uint8:
-        # Channels first by shape alone: in memory this is channels_last, and not a copy.
-        chosen = chosen.permute(0, 3, 1, 2)
-    return Part(chosen, torch.from_numpy(labels[rows]))
+    return Part(_shared(inputs[rows]), torch.from_numpy(labels[rows]))
+
+
+def _shared(array: np.ndarray) -> Tensor:
+    """Return inputs as a tensor on the same memory, which may be read-only: nothing writes."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        inputs = torch.from_numpy(array)
+    # Channels first by shape alone: in memory this is channels_last, and not a copy.
+    return inputs.permute(0, 3, 1, 2) if inputs.dtype == torch.uint8 else inputs

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from autoprune.artifacts import remove_artifact
 from autoprune.contracts.executor import Evaluator, WorkItem
 from autoprune.contracts.objective import Objective, Predictions, Stage, Subject
 from autoprune.contracts.training import TrainingItem, TrainingProgress
@@ -24,6 +25,7 @@ from autoprune.data.dataset import Part
 from autoprune.errors import NonFiniteError, RunError
 from autoprune.evaluation.generation import load_net, train_slice
 from autoprune.evaluation.inference import BATCH, cast, fold, predict
+from autoprune.evaluation.material import Material
 from autoprune.evaluation.preparation import Preparation
 from autoprune.evaluation.pruning_net import PruningNet
 from autoprune.evaluation.recovery import finetune, training_steps
@@ -39,7 +41,8 @@ from autoprune.trial import Evaluation, Measurement
 class NetworkEvaluator(Evaluator):
     """Evaluates policies of one job, and trains what generates weights for them.
 
-    `files` is where weights of reported trials and checkpoints of training go.
+    `files` is where weights of reported trials and checkpoints of training go; `material` is
+    the job's data and weights, read from where the job says if it is not given.
     """
 
     def __init__(
@@ -48,8 +51,9 @@ class NetworkEvaluator(Evaluator):
         job: Mapping[str, Any],
         preparation: Mapping[str, Any],
         files: str | None = None,
+        material: Material | None = None,
     ) -> None:
-        self.bench = Workbench(job, Preparation.from_json(preparation))
+        self.bench = Workbench(job, Preparation.from_json(preparation), material)
         self.files = Path(files) if files else None
         self.metrics: dict[str, Objective] = metrics_of(self.bench.job)
         self._batches: dict[tuple[str, int, torch.dtype], list[Tensor]] = {}
@@ -59,6 +63,11 @@ class NetworkEvaluator(Evaluator):
     def needs_probe(self) -> bool:
         """Say whether a metric needs the carved network in an exclusive process."""
         return any(each.stage is Stage.NETWORK for each in self.metrics.values())
+
+    @property
+    def device(self) -> str:
+        """Name of the device that everything is measured on."""
+        return self.bench.device_name
 
     def evaluate(self, item: WorkItem) -> Evaluation:
         """Prune, repair, recover and measure on the item's split.
@@ -81,7 +90,7 @@ class NetworkEvaluator(Evaluator):
             seconds=clock.total_s,
             phases_s=clock.phases_s,
             peak_bytes=_peak_bytes(self.bench.device),
-            device=self.bench.device_name,
+            device=self.device,
             weights=weights,
         )
 
@@ -126,7 +135,7 @@ class NetworkEvaluator(Evaluator):
         The checkpoint before the one that training goes on from is removed.
         """
         if item.progress is not None and item.progress.superseded is not None:
-            (self._directory / item.progress.superseded).unlink(missing_ok=True)
+            remove_artifact(self._directory, item.progress.superseded)
         return train_slice(self.bench, item, self._directory)
 
     @property
@@ -155,7 +164,7 @@ class NetworkEvaluator(Evaluator):
         for name, metric in self.metrics.items():
             if metric.stage is Stage.NETWORK:
                 measured[name] = _finite(name, metric.measure(subject))
-        return replace(evaluation, measurements=measured)
+        return replace(evaluation, measurements=measured, device=self.device)
 
     def _predictions(self, network: nn.Module, item: WorkItem, dtype: torch.dtype) -> Predictions:
         part = self.bench.part(item.split)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ from typing import Any
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from autoprune.errors import RunError
+from autoprune.artifacts import read_artifact, write_artifact
 
 # One key only: the format writes several in no fixed order, and equal content has one name.
 _ABOUT = "about"
@@ -28,27 +26,12 @@ def save_tensors(
     # Copies: the format refuses tensors that share memory, as tied weights do.
     copies = {name: each.detach().cpu().clone().contiguous() for name, each in tensors.items()}
     metadata = None if about is None else {_ABOUT: json.dumps(about, sort_keys=True)}
-    content = save(copies, metadata)
-    name = f"{hashlib.sha256(content).hexdigest()}.safetensors"
-    path = directory / name
-    if not path.exists():
-        part = directory / f".{name}.{os.getpid()}"
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.rename(path)
-    return name
+    return write_artifact(directory, save(copies, metadata), ".safetensors")
 
 
 def load_tensors(directory: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return what `save_tensors` wrote; raises `RunError` if it is gone or altered."""
-    path = directory / name
-    if not path.is_file():
-        raise RunError(f"the weights file {path} is missing")
-    content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != name.removesuffix(".safetensors"):
-        raise RunError(f"the weights file {path} was altered: its hash is not its name")
+    content = read_artifact(directory, name)
     # The format begins with the length of its header in eight bytes, then the header in JSON.
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     return load(content), json.loads(header.get("__metadata__", {}).get(_ABOUT, "{}"))

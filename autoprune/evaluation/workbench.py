@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from autoprune import plugins
 from autoprune.data.dataset import Dataset, Part
 from autoprune.errors import ModelError
 from autoprune.evaluation.inference import BATCH, best_device, channels_last
+from autoprune.evaluation.material import Material, dataset_of, model_of
 from autoprune.evaluation.preparation import Preparation
 from autoprune.job.spec import Job
 from autoprune.models.catalog import build_model
@@ -25,15 +28,22 @@ from autoprune.surgery.reconstruct import Moments
 class Workbench:
     """The job's dense model and data, resident on the device, and the plan to carve it.
 
+    Data and weights come from `material`, where it is given, else from where the job says.
     Raises `ModelError` if the weights are not those that the job was prepared with.
     """
 
-    def __init__(self, job: Mapping[str, Any], preparation: Preparation) -> None:
+    def __init__(
+        self, job: Mapping[str, Any], preparation: Preparation, material: Material | None = None
+    ) -> None:
         self.job = Job.model_validate(job)
         self.preparation = preparation
         self.device = best_device(self.job.resources.device)
-        self.dataset = load_dataset(self.job)
-        model = load_model(self.job, self.dataset)
+        if material is None:
+            self.dataset = load_dataset(self.job)
+            model = load_model(self.job, self.dataset)
+        else:
+            self.dataset = dataset_of(material)
+            model = model_of(material, self.job, self.dataset)
         if fingerprint(model) != preparation.fingerprint:
             raise ModelError(
                 f"the weights of {self.job.model.title} changed since this job was created; "
@@ -66,12 +76,21 @@ class Workbench:
         """Name of the device, for the record."""
         if self.device.type == "cuda":
             return str(torch.cuda.get_device_name(self.device))
-        return f"cpu ({platform.machine()})"
+        return processor_name()
 
     def part(self, name: str) -> Part:
         """Return the part called `train`, `search` or `report`."""
         part: Part = getattr(self.dataset, name)
         return part
+
+
+def processor_name() -> str:
+    """Return the name of this machine's processor, as its system tells it."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return f"cpu ({platform.machine()})"
 
 
 def load_dataset(job: Job) -> Dataset:

@@ -5,7 +5,7 @@ are errors). Plug-in options are kept as given here; `autoprune.plugins` checks 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -128,12 +128,34 @@ class BudgetSpec(_Section):
 
 
 class ResourceSpec(_Section):
-    """What the evaluations run on. `serial` runs them in this process, one by one."""
+    """What the evaluations run on. `serial` runs them in this process, one by one.
+
+    `auto` workers are as many as the cluster has room for, and follow its size; with
+    `max_workers` so many are asked for, and a cluster that can grow does. `min_workers` must
+    be there for the search to start. `labels` are those that a node must have. A worker is
+    replaced after `recycle_after` trials. Without any worker for `stall_timeout_s` the search
+    ends as stalled.
+    """
 
     workers: Literal["auto", "serial"] | Annotated[int, Field(ge=1)] = "auto"
+    min_workers: int = Field(default=1, ge=1)
+    max_workers: int | None = Field(default=None, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     gpus_per_worker: float = Field(default=1.0, gt=0)
+    memory_gb_per_worker: float | None = Field(default=None, gt=0)
+    labels: dict[str, str] = Field(default_factory=dict)
     trial_timeout_s: float = Field(default=600.0, gt=0)
+    stall_timeout_s: float = Field(default=45.0, gt=0)
+    recycle_after: int = Field(default=1000, ge=1)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.max_workers is not None and self.max_workers < self.min_workers:
+            raise ValueError(
+                f"max_workers ({self.max_workers}) must not be below min_workers "
+                f"({self.min_workers})"
+            )
+        return self
 
 
 class Job(_Section):

@@ -1,7 +1,7 @@
 """The bodies of events, written here and read by `History`, so that both stay in step.
 
 OPENED      {}
-CLOSED      {"reason"}
+CLOSED      {"reason", "detail"}; the detail is for people
 ASKED       {"policy", "searcher", "rung", "parent", "batch"}
 REPEATED    {"policy", "searcher", "batch"}; its trial is the one that answers
 COMPLETED   {"evaluation"}
@@ -26,9 +26,9 @@ def opened() -> Entry:
     return Entry(EventKind.OPENED)
 
 
-def closed(reason: str) -> Entry:
+def closed(reason: str, detail: str = "") -> Entry:
     """A session of the controller ends."""
-    return Entry(EventKind.CLOSED, body={"reason": reason})
+    return Entry(EventKind.CLOSED, body={"reason": reason, "detail": detail})
 
 
 def asked(

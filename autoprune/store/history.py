@@ -9,6 +9,8 @@ controller and every view agree by construction.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Self
@@ -26,6 +28,7 @@ class History:
         self.trials: dict[int, Trial] = {}
         self.last_seq = 0
         self.close_reason: str | None = None
+        self.close_detail = ""
         self._by_policy: dict[tuple[str, int], int] = {}
         self._open: dict[int, None] = {}
         self._closed_sessions_s = 0.0
@@ -62,6 +65,19 @@ class History:
             return None
         return self.trials[number]
 
+    def digest(self) -> str:
+        """Return a SHA-256 of what was proposed and what came of it, trial by trial.
+
+        When that was, for how long, on what and at which attempt makes no difference, so the
+        digest of a serial search that was killed and resumed is that of an uninterrupted one.
+        """
+        hashed = hashlib.sha256()
+        for each in self.trials.values():
+            origin = [each.policy.sha256, each.searcher, each.rung, each.parent]
+            found = [each.state, _values(each.evaluation), _values(each.report)]
+            hashed.update(json.dumps([origin, found], sort_keys=True).encode())
+        return hashed.hexdigest()
+
     def apply(self, event: Event) -> None:
         """Take in the next event; raises `StoreError` if it cannot follow."""
         if event.seq != self.last_seq + 1:
@@ -80,12 +96,13 @@ class History:
         if event.kind is EventKind.OPENED:
             self._closed_sessions_s = self.elapsed_s
             self._session = (event.time, event.time)
-            self.close_reason = None
+            self.close_reason, self.close_detail = None, ""
         elif self._session is not None:
             # A clock that is set back must not give time back to the budget.
             self._session = (self._session[0], max(self._session[1], event.time))
         if event.kind is EventKind.CLOSED:
             self.close_reason = event.body["reason"]
+            self.close_detail = event.body["detail"]
 
     def _ask(self, event: Event) -> None:
         if event.trial != self.next_number:
@@ -117,6 +134,10 @@ class History:
         self.trials[trial.number] = replace(trial, **_CHANGES[event.kind](event))
         if event.kind is not EventKind.RETRIED:
             del self._open[trial.number]
+
+
+def _values(evaluation: Evaluation | None) -> Any:
+    return None if evaluation is None else evaluation.to_json()["measurements"]
 
 
 def _completed(event: Event) -> dict[str, Any]:

@@ -1,17 +1,18 @@
 """The store in a database, through SQLAlchemy Core: one SQLite file by default.
 
-    with SqlStore("runs/a/store.db") as store: ...                      # created if missing
-    with SqlStore("runs/a/store.db", read_only=True) as view: ...       # never writes
+    with SqlStore("runs/a/store.sqlite") as store: ...                  # created if missing
+    with SqlStore("runs/a/store.sqlite", read_only=True) as view: ...   # never writes
+    with SqlStore("postgresql://user@host/database") as store: ...      # of many jobs
 
 A call of `append` is one transaction, so many entries cost one flush to disk. Reads are
 short transactions of a page each: an iterator that is left half-way holds no lock and no
-old snapshot. A store may be shared by threads; they take turns on its one connection.
+old snapshot. A store may be shared by threads; they take turns on its one connection. A
+connection that is lost is made anew by the next call.
 """
 
 from __future__ import annotations
 
 import json
-import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,63 +20,43 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sql
-from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as NoConnectionError
 
-from autoprune.contracts.store import Entry, Event, EventKind, JobRecord, Store
-from autoprune.errors import RunError, StoreError, suggestion
+from autoprune.contracts.store import Entry, Event, EventKind, JobRecord, Lease, Store
+from autoprune.errors import (
+    FencedError,
+    JobHeldError,
+    StoreError,
+    StoreUnavailableError,
+    suggestion,
+)
+from autoprune.store import schema
+from autoprune.store.backend import Backend
+from autoprune.store.derived import Row, derive
+from autoprune.store.migration import require_readable, upgrade, version_of
+from autoprune.store.postgres import DRIVER, postgres_backend
+from autoprune.store.sqlite import sqlite_backend
 
-SCHEMA_VERSION = 2  # 2: table snapshot
-BUSY_S = 30.0  # how long to wait for another process's transaction
 PAGE = 1000  # events per read transaction
+_OF_NO_TRIAL = (EventKind.OPENED, EventKind.CLOSED, EventKind.TRAINED)
 _SNAPSHOTS = 2  # kept per job: the newest may turn out to be damaged
-
-_metadata = sql.MetaData()
-_meta = sql.Table(
-    "meta",
-    _metadata,
-    sql.Column("key", sql.Text, primary_key=True),
-    sql.Column("value", sql.Text, nullable=False),
-)
-_job = sql.Table(
-    "job",
-    _metadata,
-    sql.Column("name", sql.Text, primary_key=True),
-    sql.Column("spec", sql.Text, nullable=False),
-    sql.Column("created", sql.Double, nullable=False),
-)
-_event = sql.Table(
-    "event",
-    _metadata,
-    sql.Column("job", sql.ForeignKey("job.name"), primary_key=True),
-    sql.Column("seq", sql.Integer, primary_key=True, autoincrement=False),
-    sql.Column("time", sql.Double, nullable=False),
-    sql.Column("kind", sql.Text, nullable=False),
-    sql.Column("trial", sql.Integer),
-    sql.Column("attempt", sql.Integer, nullable=False),
-    sql.Column("body", sql.Text, nullable=False),
-)
-_snapshot = sql.Table(
-    "snapshot",
-    _metadata,
-    sql.Column("job", sql.ForeignKey("job.name"), primary_key=True),
-    sql.Column("seq", sql.Integer, primary_key=True, autoincrement=False),
-    sql.Column("body", sql.LargeBinary, nullable=False),
-)
 
 
 class SqlStore(Store):
     """The log of jobs in a SQL database, durable when `append` returns.
 
-    `target` is a path (a SQLite file) or a URL (`sqlite:///PATH`). With `read_only` nothing
-    is ever written, and a missing file is a `RunError`. Raises `StoreError` for a file that
-    is no store, or one that a newer autoprune wrote.
+    `target` is a path (a SQLite file) or a URL (`sqlite:///PATH`, `postgresql://…`). With
+    `read_only` nothing is ever written, and a missing file is a `RunError`; otherwise the
+    tables are created, or brought up to date. Raises `StoreError` for what is no store, or
+    one that a newer autoprune wrote.
     """
 
     def __init__(self, target: str | Path, *, read_only: bool = False) -> None:
-        self._name = str(target)
+        self._backend = _backend(target, read_only)
+        self.name = self._backend.name
         self._read_only = read_only
         self._is_closed = False
-        self._engine = _engine(target, read_only)
         try:
             self._prepare()
         except StoreError:
@@ -86,31 +67,79 @@ class SqlStore(Store):
         """Create a job with an empty log; raises `StoreError` if the name is taken."""
         text = _json(spec, f"the specification of job {name!r}")
         created = time.time()
+        row = {"name": name, "spec": text, "created": created, "epoch": 0}
         with self._transaction(f"create job {name!r}", writes=True) as connection:
             try:
-                connection.execute(sql.insert(_job).values(name=name, spec=text, created=created))
+                connection.execute(sql.insert(schema.job), row)
             except IntegrityError as error:
-                message = f"{self._name} already has a job {name!r}; resume it, or name the new job"
+                message = f"{self.name} already has a job {name!r}; resume it, or name the new job"
                 raise StoreError(message) from error
         return JobRecord(name, json.loads(text), created)
 
     def jobs(self) -> Sequence[JobRecord]:
         """Return all jobs, oldest first."""
+        query = sql.select(schema.job).order_by(schema.job.c.created, schema.job.c.name)
         with self._transaction("list the jobs") as connection:
-            rows = connection.execute(sql.select(_job).order_by(_job.c.created, _job.c.name))
-            return [JobRecord(row.name, json.loads(row.spec), row.created) for row in rows]
+            return [_record_of(row) for row in connection.execute(query)]
 
-    def append(self, job: str, entries: Sequence[Entry]) -> Sequence[Event]:
+    def find(self, name: str) -> JobRecord | None:
+        """Return the job of that name, None if there is none."""
+        query = sql.select(schema.job).where(schema.job.c.name == name)
+        with self._transaction(f"look for job {name!r}") as connection:
+            row = connection.execute(query).one_or_none()
+            return None if row is None else _record_of(row)
+
+    def acquire(
+        self, job: str, owner: str, lease_s: float, *, instead_of: int | None = None
+    ) -> int:
+        """Take a job over and return the new epoch; `JobHeldError` while another holds it."""
+        with self._transaction(f"acquire job {job!r}", writes=True) as connection:
+            held = self._locked(connection, job)
+            is_free = held is None or held.remaining_s <= 0 or held.owner == owner
+            if held is not None and not is_free and held.epoch != instead_of:
+                raise JobHeldError(
+                    f"job {job!r} is driven by {held.owner} (epoch {held.epoch}), whose lease "
+                    f"runs for another {held.remaining_s:.1f} s: stop that one, or wait"
+                )
+            epoch = (held.epoch if held is not None else 0) + 1
+            self._let(connection, job, lease_s, epoch=epoch, owner=owner)
+        return epoch
+
+    def renew(self, job: str, epoch: int, lease_s: float) -> None:
+        """Let the lease run `lease_s` seconds from now; raises `FencedError`."""
+        with self._transaction(f"renew the lease of job {job!r}", writes=True) as connection:
+            self._hold(connection, job, epoch)
+            self._let(connection, job, lease_s)
+
+    def release(self, job: str, epoch: int) -> None:
+        """End the lease now; raises `FencedError`."""
+        with self._transaction(f"release job {job!r}", writes=True) as connection:
+            self._hold(connection, job, epoch)
+            self._let(connection, job, 0.0)
+
+    def lease(self, job: str) -> Lease | None:
+        """Return the newest lease of a job, run out or not; None before the first."""
+        with self._transaction(f"read the lease of job {job!r}") as connection:
+            return self._locked(connection, job)
+
+    def append(
+        self, job: str, entries: Sequence[Entry], *, epoch: int = 0, after: int | None = None
+    ) -> Sequence[Event]:
         """Write entries in order, all or none, in one transaction; return them as events.
 
         Raises `StoreError` for an unknown job, an entry that is not plain JSON (NaN and
-        infinity included), or a failed write; then nothing was written.
+        infinity included) or cannot follow, or a failed write; then nothing was written.
         """
         bodies = [_body(place, entry) for place, entry in enumerate(entries)]
+        newest = sql.select(sql.func.max(schema.event.c.seq)).where(schema.event.c.job == job)
         with self._transaction(f"append to job {job!r}", writes=True) as connection:
-            self._lock(connection, job)
-            newest = sql.select(sql.func.max(_event.c.seq)).where(_event.c.job == job)
-            first = (connection.scalar(newest) or 0) + 1
+            self._hold(connection, job, epoch)
+            last = connection.scalar(newest) or 0
+            if after is not None and last != after:
+                raise StoreError(
+                    f"cannot append to job {job!r} after event {after}: its newest event is "
+                    f"{last}; read the events in between"
+                )
             now = time.time()
             rows = [
                 {
@@ -122,11 +151,13 @@ class SqlStore(Store):
                     "attempt": entry.attempt,
                     "body": body,
                 }
-                for seq, (entry, body) in enumerate(zip(entries, bodies, strict=True), first)
+                for seq, (entry, body) in enumerate(zip(entries, bodies, strict=True), last + 1)
             ]
+            events = [_event_of(row) for row in rows]
             if rows:
-                connection.execute(sql.insert(_event), rows)
-        return [_event_of(row) for row in rows]
+                connection.execute(sql.insert(schema.event), rows)
+                derive(connection, job, events)
+        return events
 
     def events(self, job: str, after: int = 0) -> Iterator[Event]:
         """Iterate over the events with `seq > after`, in order, up to the newest.
@@ -135,144 +166,154 @@ class SqlStore(Store):
         once for an unknown job.
         """
         with self._transaction(f"read job {job!r}") as connection:
-            self._lock(connection, job)
+            self._locked(connection, job)
         return self._pages(job, after)
 
-    def save_snapshot(self, job: str, seq: int, body: bytes) -> None:
+    def save_snapshot(self, job: str, seq: int, body: bytes, *, epoch: int = 0) -> None:
         """Keep a snapshot in place of one at the same event, and the newest before it."""
-        same = sql.and_(_snapshot.c.job == job, _snapshot.c.seq == seq)
+        table = schema.snapshot
+        same = sql.and_(table.c.job == job, table.c.seq == seq)
+        newest = sql.select(table.c.seq).where(table.c.job == job).order_by(table.c.seq.desc())
         with self._transaction(f"save a snapshot of job {job!r}", writes=True) as connection:
-            self._lock(connection, job)
-            connection.execute(sql.delete(_snapshot).where(same))
-            connection.execute(sql.insert(_snapshot).values(job=job, seq=seq, body=body))
-            newest = sql.select(_snapshot.c.seq).where(_snapshot.c.job == job)
-            kept = connection.scalars(newest.order_by(_snapshot.c.seq.desc()).limit(_SNAPSHOTS))
-            is_old = sql.and_(_snapshot.c.job == job, _snapshot.c.seq < min(kept.all()))
-            connection.execute(sql.delete(_snapshot).where(is_old))
+            self._hold(connection, job, epoch)
+            connection.execute(sql.delete(table).where(same))
+            connection.execute(sql.insert(table).values(job=job, seq=seq, body=body))
+            kept = connection.scalars(newest.limit(_SNAPSHOTS)).all()
+            is_old = sql.and_(table.c.job == job, table.c.seq < min(kept))
+            connection.execute(sql.delete(table).where(is_old))
 
     def snapshots(self, job: str) -> Sequence[tuple[int, bytes]]:
         """Return the kept snapshots of a job, newest first."""
-        query = sql.select(_snapshot).where(_snapshot.c.job == job)
+        table = schema.snapshot
+        query = sql.select(table).where(table.c.job == job).order_by(table.c.seq.desc())
         with self._transaction(f"read the snapshots of job {job!r}") as connection:
-            rows = connection.execute(query.order_by(_snapshot.c.seq.desc()))
-            return [(row.seq, row.body) for row in rows]
+            return [(row.seq, row.body) for row in connection.execute(query)]
+
+    def trials(self, job: str) -> Sequence[Row]:
+        """Return the rows of the derived trial table, by number."""
+        return self._rows(schema.trial, job, schema.trial.c.number)
+
+    def artifacts(self, job: str) -> Sequence[Row]:
+        """Return the rows of the derived table of files in use, by name."""
+        return self._rows(schema.artifact, job, schema.artifact.c.name)
+
+    def damage(self) -> str | None:
+        """Return what the database itself finds wrong with its file; None if nothing.
+
+        PostgreSQL has no such question: its server checks what it reads.
+        """
+        if self._backend.check is None:
+            return None
+        with self._transaction("check the file") as connection:
+            found = connection.exec_driver_sql(self._backend.check).scalars().all()
+        return None if found == ["ok"] else "; ".join(found)
 
     def close(self) -> None:
         """Release the store; allowed twice."""
         self._is_closed = True
-        self._engine.dispose()
+        self._backend.engine.dispose()
 
     def _pages(self, job: str, after: int) -> Iterator[Event]:
-        query = sql.select(_event).where(_event.c.job == job).order_by(_event.c.seq).limit(PAGE)
+        table = schema.event
+        query = sql.select(table).where(table.c.job == job).order_by(table.c.seq).limit(PAGE)
         while True:
             with self._transaction(f"read job {job!r}") as connection:
-                rows = connection.execute(query.where(_event.c.seq > after)).mappings().all()
+                rows = connection.execute(query.where(table.c.seq > after)).mappings().all()
             for row in rows:
                 yield _event_of(row)
             if len(rows) < PAGE:
                 return
             after = rows[-1]["seq"]
 
-    def _lock(self, connection: sql.Connection, job: str) -> None:
-        """Raise unless `job` exists; in a writing transaction, keep other writers of it out."""
-        query = sql.select(_job.c.name)
-        # SQLite knows no row locks and ignores this: its writers hold the whole database.
-        locked = query.with_for_update() if connection.get_execution_options()["writes"] else query
-        if connection.scalar(locked.where(_job.c.name == job)) is None:
-            names = connection.scalars(query).all()
-            raise StoreError(f"{self._name} has no job {job!r}; {suggestion(job, names)}")
+    def _rows(self, table: sql.Table, job: str, order: sql.ColumnElement[Any]) -> Sequence[Row]:
+        query = sql.select(*list(table.c)[1:]).where(table.c.job == job).order_by(order)
+        with self._transaction(f"read the {table.name}s of job {job!r}") as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
+
+    def _locked(self, connection: sql.Connection, job: str) -> Lease | None:
+        """Return the lease of `job`; in a writing transaction, keep other writers of it out.
+
+        Raises `StoreError` where there is no such job.
+        """
+        table = schema.job
+        remaining = (table.c.lease_until - self._backend.now).label("remaining")
+        query = sql.select(table.c.epoch, table.c.owner, remaining).where(table.c.name == job)
+        if connection.get_execution_options()["writes"]:
+            # SQLite knows no row locks and ignores this: its writers hold the whole database.
+            query = query.with_for_update()
+        row = connection.execute(query).one_or_none()
+        if row is None:
+            names = connection.scalars(sql.select(table.c.name)).all()
+            raise StoreError(f"{self.name} has no job {job!r}; {suggestion(job, names)}")
+        return None if row.owner is None else Lease(row.epoch, row.owner, row.remaining)
+
+    def _hold(self, connection: sql.Connection, job: str, epoch: int) -> None:
+        """Keep other writers of `job` out; raises `FencedError` where `epoch` is not its."""
+        held = self._locked(connection, job)
+        current = 0 if held is None else held.epoch
+        if epoch != current:
+            owner = "nobody" if held is None else held.owner
+            raise FencedError(
+                f"job {job!r} is in epoch {current} (of {owner}), not {epoch}: nothing was "
+                "written; this controller must stop"
+            )
+
+    def _let(self, connection: sql.Connection, job: str, lease_s: float, **values: Any) -> None:
+        until = self._backend.now + lease_s
+        chosen = sql.update(schema.job).where(schema.job.c.name == job)
+        connection.execute(chosen.values(lease_until=until, **values))
 
     def _prepare(self) -> None:
-        """Create the tables where there are none, and check the schema's version."""
+        """Check the schema's version; create or upgrade the tables where that is allowed."""
         with self._transaction("open the store") as connection:
-            version = _version(connection)
-        if version is None and self._read_only:
-            raise StoreError(f"{self._name} is not a store of autoprune: it has no log")
-        version = version or 0
-        if version < SCHEMA_VERSION and not self._read_only:
-            with self._transaction("create the tables", writes=True) as connection:
-                version = _version(connection) or 0  # another process may have been faster
-                if version < SCHEMA_VERSION:  # version 1 lacks a table, no more
-                    version = SCHEMA_VERSION
-                    _metadata.create_all(connection)
-                    connection.execute(sql.delete(_meta).where(_meta.c.key == "schema_version"))
-                    row = {"key": "schema_version", "value": str(version)}
-                    connection.execute(sql.insert(_meta), row)
-        if version > SCHEMA_VERSION:
-            raise StoreError(
-                f"{self._name} was written by a newer autoprune (schema {version}; this one "
-                f"knows {SCHEMA_VERSION}): upgrade autoprune to open it"
-            )
+            version = version_of(connection, self.name)
+        if version != schema.HEAD and not self._read_only:
+            with self._transaction("upgrade the tables", writes=True) as connection:
+                if self._backend.alone is not None:
+                    connection.exec_driver_sql(self._backend.alone)
+                upgrade(connection, self.name)
+        else:
+            require_readable(version, self.name)
 
     @contextmanager
     def _transaction(self, what: str, *, writes: bool = False) -> Iterator[sql.Connection]:
         """Run one transaction; database errors come out as `StoreError` with their cause."""
         if self._is_closed:
-            raise StoreError(f"cannot {what}: the store {self._name} is closed")
+            raise StoreError(f"cannot {what}: the store {self.name} is closed")
         if writes and self._read_only:
-            raise StoreError(f"cannot {what}: {self._name} is open for reading only")
+            raise StoreError(f"cannot {what}: {self.name} is open for reading only")
         try:
             with (
-                self._engine.connect().execution_options(writes=writes) as connection,
+                self._backend.engine.connect().execution_options(writes=writes) as connection,
                 connection.begin(),
             ):
                 yield connection
         except SQLAlchemyError as error:
             cause = getattr(error, "orig", None) or error
-            raise StoreError(f"cannot {what} in {self._name}: {cause}") from error
+            may_pass = isinstance(error, NoConnectionError) or self._backend.may_pass(cause)
+            lost = isinstance(error, DBAPIError) and error.connection_invalidated
+            kind = StoreUnavailableError if may_pass or lost else StoreError
+            raise kind(f"cannot {what} in {self.name}: {str(cause).strip()}") from error
 
 
-def _engine(target: str | Path, read_only: bool) -> sql.Engine:
-    """Return an engine for a path or a URL; connects to nothing yet."""
+def _backend(target: str | Path, read_only: bool) -> Backend:
+    """Return the database behind a path or a URL; connects to nothing yet."""
     if "://" not in str(target):
-        return _sqlite_engine(Path(target), read_only)
+        return sqlite_backend(Path(target), read_only=read_only)
     try:
         url = sql.make_url(str(target))
-    except ArgumentError as error:
-        raise StoreError(f"not a database URL: {error}") from error
-    if url.get_backend_name() != "sqlite" or not url.database:
-        shown = url.render_as_string(hide_password=True)
-        raise StoreError(f"a store is a path or sqlite:///PATH, given: {shown}")
-    return _sqlite_engine(Path(url.database), read_only)
-
-
-def _sqlite_engine(path: Path, read_only: bool) -> sql.Engine:
-    """Return an engine with one connection to a SQLite file; all that is SQLite's is here."""
-    if read_only and not path.is_file():
-        raise RunError(f"there is no run at {path}: the file does not exist")
-    uri = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}"
-
-    def connect() -> sqlite3.Connection:
-        # isolation_level=None: the driver must not begin transactions on its own.
-        connection = sqlite3.connect(
-            uri, uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False
-        )
-        if not read_only:
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=FULL")
-            connection.execute("PRAGMA foreign_keys=ON")
-        return connection
-
-    def begin(connection: sql.Connection) -> None:
-        # A deferred transaction that reads before it writes fails at once, without
-        # waiting, when another process wrote in between; IMMEDIATE waits its turn.
-        writes = connection.get_execution_options().get("writes", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-    engine = sql.create_engine(
-        "sqlite://", creator=connect, poolclass=sql.QueuePool, pool_size=1, max_overflow=0
+    except (ArgumentError, ValueError) as error:
+        raise StoreError(
+            "not a database URL; allowed: a path, sqlite:///PATH, postgresql://USER@HOST/DATABASE"
+        ) from error
+    if url.drivername == "sqlite" and url.database:
+        return sqlite_backend(Path(url.database), read_only=read_only)
+    if url.drivername in ("postgresql", DRIVER):
+        return postgres_backend(url, read_only=read_only)
+    raise StoreError(
+        f"a store is a path, sqlite:///PATH or postgresql://USER@HOST/DATABASE, given a URL of "
+        f"{url.drivername!r}"
     )
-    sql.event.listen(engine, "begin", begin)
-    return engine
-
-
-def _version(connection: sql.Connection) -> int | None:
-    """Return the version of the schema; None where there are no tables yet."""
-    if not sql.inspect(connection).has_table(_meta.name):
-        return None
-    query = sql.select(_meta.c.value).where(_meta.c.key == "schema_version")
-    value = connection.scalar(query)
-    return None if value is None else int(value)
 
 
 def _json(value: Mapping[str, Any], what: str) -> str:
@@ -294,7 +335,13 @@ def _body(place: int, entry: Entry) -> str:
     for name, number in (("trial", entry.trial), ("attempt", entry.attempt)):
         if number is not None and (not isinstance(number, int) or not 0 <= number < 2**31):
             raise StoreError(f"entry {place}: {name} must be a whole number, given: {number!r}")
+    if entry.trial is None and entry.kind not in _OF_NO_TRIAL:
+        raise StoreError(f"entry {place} ({entry.kind}) must name its trial")
     return _json(entry.body, f"the body of entry {place} ({entry.kind})")
+
+
+def _record_of(row: sql.Row[Any]) -> JobRecord:
+    return JobRecord(row.name, json.loads(row.spec), row.created)
 
 
 def _event_of(row: Mapping[Any, Any]) -> Event:

@@ -1,14 +1,18 @@
 """Evaluators without a network, for suites, benchmarks and faults on purpose.
 
 What one does with an item hangs on the policy's criterion, the only free text an item has:
-`ok`, `raise:NAME`, `sleep:SECONDS`, `exit`; after `probe:`, the probe does it instead. Names
-for `EvaluatorSpec`: `SCRIPTED`.
+`ok`, `raise:NAME`, `sleep:SECONDS`, and the poisons of `POISONS`; after `probe:`, the probe
+does it instead. Names for `EvaluatorSpec`: `SCRIPTED`.
 """
 
 from __future__ import annotations
 
+import ctypes
+import math
 import os
+import subprocess
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,7 +56,9 @@ class ScriptedEvaluator(Evaluator):
         if not script.startswith(_PROBE):
             _act(script)
         self._note("evaluate", start)
-        return Evaluation({"error": Measurement(float(item.trial))})
+        value = math.nan if script == "nan" else float(item.trial)
+        device = "x" * 100_000_000 if script == "huge" else "cpu"
+        return Evaluation({"error": Measurement(value)}, device=device)
 
     def train(self, item: TrainingItem) -> TrainingProgress:
         """Act as the request's option `action` says, then report ten steps more."""
@@ -75,7 +81,8 @@ class ScriptedEvaluator(Evaluator):
     def _note(self, what: str, start: float) -> None:
         if self._journal is not None:
             with self._journal.open("a") as file:
-                file.write(f"{what} {start} {time.monotonic()}\n")
+                # The parent of a worker is its node, also where several share a machine.
+                file.write(f"{what} {start} {time.monotonic()} {os.getppid()}\n")
 
 
 def _act(script: str) -> None:
@@ -84,5 +91,49 @@ def _act(script: str) -> None:
         raise _ERRORS[argument]("as told")
     if action == "sleep":
         time.sleep(float(argument))
-    if action == "exit":
-        os._exit(1)
+    if action in POISONS:
+        POISONS[action](argument)
+
+
+def _exit(_: str) -> None:
+    os._exit(1)
+
+
+def _segfault(_: str) -> None:
+    ctypes.string_at(0)
+
+
+def _loop(_: str) -> None:
+    while True:
+        pass
+
+
+def _hoard(_: str) -> None:
+    """Ask for memory until there is none."""
+    hoard = []
+    while True:
+        hoard.append(bytearray(2**26))
+
+
+def _daemon(path: str) -> None:
+    """Leave a process behind that nobody waits for, and write its number to `path`."""
+    script = f"echo $$ > {path}; exec sleep 600"
+    subprocess.run(["setsid", "--fork", "sh", "-c", script], check=True)
+    while not (Path(path).exists() and Path(path).read_text()):
+        time.sleep(0.01)
+
+
+def _nothing(_: str) -> None:
+    """Leave the harm to the result."""
+
+
+# What takes a worker down, or would, or would harm the log.
+POISONS: Mapping[str, Callable[[str], None]] = {
+    "exit": _exit,
+    "segfault": _segfault,
+    "loop": _loop,
+    "hoard": _hoard,
+    "nan": _nothing,
+    "huge": _nothing,
+    "daemon": _daemon,
+}

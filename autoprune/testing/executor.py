@@ -106,8 +106,8 @@ class ExecutorContract:
             assert each.evaluation is not None
             assert set(each.evaluation.measurements) == {"error", "latency_ms"}
         spans = [line.split() for line in journal.read_text().splitlines()]
-        probes = [(float(a), float(b)) for what, a, b in spans if what == "probe"]
-        everything = [(float(a), float(b)) for _, a, b in spans]
+        probes = [(float(a), float(b)) for what, a, b, _ in spans if what == "probe"]
+        everything = [(float(a), float(b)) for _, a, b, _ in spans]
         assert len(probes) == 12
         for start, end in probes:
             beside = [x for x in everything if x[0] < end and x[1] > start]

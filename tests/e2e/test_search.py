@@ -21,7 +21,8 @@ from autoprune.contracts.store import EventKind
 from autoprune.errors import AutopruneError, InputError, JobError, RunError
 from autoprune.front import Front
 from autoprune.report.summary import summarise
-from autoprune.run import STORE_NAME, Run
+from autoprune.run import Run
+from autoprune.store.location import STORE_NAME
 from autoprune.store.sql import SqlStore
 from autoprune.trial import TrialState
 

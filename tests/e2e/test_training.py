@@ -12,7 +12,8 @@ import autoprune
 from autoprune.contracts.store import EventKind
 from autoprune.errors import RunError
 from autoprune.handover import export_trial
-from autoprune.run import STORE_NAME, Run
+from autoprune.run import Run
+from autoprune.store.location import STORE_NAME
 from autoprune.store.sql import SqlStore
 
 SEARCHERS = [{"name": "metapruning", "steps": 20, "slice_steps": 10, "batch_size": 16}, "nsga2"]

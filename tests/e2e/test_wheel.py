@@ -21,4 +21,10 @@ def test_the_wheel_holds_our_four_packages_and_their_data(tmp_path: Path) -> Non
         names = archive.namelist()
     packages = {name.split("/")[0] for name in names if ".dist-info" not in name}
     assert packages == {"agents", "autoprune", "cluster", "search_spaces"}
-    assert {"autoprune/report/template.html", "autoprune/py.typed"} <= set(names)
+    migrations = "autoprune/store/migrations"
+    assert {
+        "autoprune/report/template.html",
+        "autoprune/py.typed",
+        f"{migrations}/env.py",
+        f"{migrations}/versions/0001_first_schema.py",
+    } <= set(names)

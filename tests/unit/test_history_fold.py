@@ -237,6 +237,55 @@ def test_only_time_inside_sessions_counts() -> None:
     assert history.close_reason is None
 
 
+def digest(*log: Entry, start: float = 0.0) -> str:
+    """Return the digest of a search that asked one trial, to which `log` happened."""
+    events = logged([entries.opened(), ask(0), *log])
+    return History.replay([replace(x, time=start + x.time) for x in events]).digest()
+
+
+def test_the_digest_does_not_know_when_or_how_often_something_was_tried() -> None:
+    elsewhere = replace(OTHER, device="gpu", peak_bytes=1, phases_s={}, weights=None)
+    measured = Evaluation.to_json(MEASURED)["measurements"]
+    backwards = dict(reversed(measured.items()))
+    assert digest(end(EventKind.COMPLETED, 0)) == digest(
+        entries.retried(0, CRASH, attempt=1),
+        entries.closed("interrupted"),
+        entries.opened(),
+        entries.repeated(0, POLICIES[0], "tpe", batch=2),
+        Entry(EventKind.COMPLETED, 0, 2, {"evaluation": {**elsewhere.to_json()}}),
+        start=1e6,
+    )
+    reordered = {"evaluation": {**MEASURED.to_json(), "measurements": backwards}}
+    assert digest(end(EventKind.COMPLETED, 0)) == digest(
+        Entry(EventKind.COMPLETED, 0, 1, reordered)
+    )
+
+
+def test_the_digest_knows_every_proposal_and_every_value() -> None:
+    other = replace(MEASURED, measurements={**MEASURED.measurements, "macs": Measurement(5.5)})
+    wider = replace(MEASURED, measurements={**MEASURED.measurements, "macs": Measurement(5.0, 4.0)})
+    completed = end(EventKind.COMPLETED, 0)
+    digests = [
+        digest(),
+        *(digest(end(kind, 0)) for kind in ENDS),
+        digest(entries.completed(0, other, attempt=1)),
+        digest(entries.completed(0, wider, attempt=1)),
+        digest(completed, entries.reported(0, MEASURED)),
+        digest(completed, entries.reported(0, other)),
+        *(
+            digest(completed, entries.asked(1, policy, author, rung=rung, parent=parent, batch=0))
+            for policy, author, rung, parent in (
+                (POLICIES[0], "tpe", 1, 0),
+                (POLICIES[0], "tpe", 1, None),
+                (POLICIES[0], "tpe", 2, 0),
+                (POLICIES[0], "nsga2", 1, 0),
+                (POLICIES[1], "tpe", 1, 0),
+            )
+        ),
+    ]
+    assert len(set(digests)) == len(digests)
+
+
 def test_an_empty_history() -> None:
     history = History()
     assert (history.next_number, history.last_seq, history.elapsed_s) == (0, 0, 0.0)

@@ -19,8 +19,9 @@ from autoprune.policy import Policy
 from autoprune.report.figures import convergence_figure, front_figure, policy_figure
 from autoprune.report.html import render, write_report
 from autoprune.report.summary import WHOLE, summarise
-from autoprune.run import STORE_NAME, Run
+from autoprune.run import Run
 from autoprune.store import entries
+from autoprune.store.location import STORE_NAME
 from autoprune.store.sql import SqlStore
 from autoprune.testing.problem import small_problem
 from autoprune.trial import Evaluation, Failure, FailureKind, Measurement

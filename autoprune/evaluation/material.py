@@ -1,0 +1,52 @@
+"""What all evaluators of a job read: the split data and the dense weights, as plain arrays.
+
+    material = gather(options)                # once per job, by whoever hands it out
+    NetworkEvaluator(**options, material=material)
+
+Arrays are shared without a copy by the processes of one machine, and travel to another one
+once. Nothing writes to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+from safetensors.torch import load, save
+from torch import nn
+
+from autoprune.data.dataset import Dataset
+from autoprune.job.spec import Job
+from autoprune.models.catalog import build_model
+
+Material: TypeAlias = Mapping[str, np.ndarray]
+_WEIGHTS = "weights"
+
+
+def gather(options: Mapping[str, Any]) -> Material:
+    """Read the data and the model of the job in an evaluator's options.
+
+    Raises `DataError` or `ModelError` where they cannot be read.
+    """
+    from autoprune.evaluation.workbench import load_dataset, load_model
+
+    job = Job.model_validate(options["job"])
+    dataset = load_dataset(job)
+    state = load_model(job, dataset).state_dict()
+    # Copies: the format refuses tensors that share memory, as tied weights do.
+    content = save({name: each.clone().contiguous() for name, each in state.items()})
+    return {**dataset.to_arrays(), _WEIGHTS: np.frombuffer(content, dtype=np.uint8)}
+
+
+def dataset_of(material: Material) -> Dataset:
+    """Return the data, sharing the arrays."""
+    return Dataset.from_arrays(material)
+
+
+def model_of(material: Material, job: Job, dataset: Dataset) -> nn.Module:
+    """Build the job's dense model with the weights that were handed out."""
+    plain = job.model.model_copy(update={"checkpoint": None})
+    model = build_model(plain, dataset.num_classes, dataset.input_shape)
+    model.load_state_dict(load(material[_WEIGHTS].tobytes()))
+    return model

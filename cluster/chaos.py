@@ -1,0 +1,179 @@
+"""Chaos: kill -9 what a search needs, on a schedule, while it runs.
+
+    with Chaos({"worker": 5.0, "controller": 20.0}):          # seconds between two strikes
+        search("job.yaml", address="auto")
+
+    python -m cluster.chaos --address auto --kill worker=5 --kill node=60 --seconds 300
+
+Strikes at whatever belongs to a search of autoprune on the cluster: `worker` a process that
+evaluates, `controller` one that conducts, `node` all of a node but the head's. Nothing of
+Ray's own is spared on a node that is struck. For clusters that are there to be tested.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import psutil
+import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from cluster.connection import connected
+
+# What Ray calls the processes of our actors.
+_TITLES = {"worker": "ray::EvaluationWorker", "controller": "ray::SearchController"}
+KINDS = (*_TITLES, "node")
+_HEAD = "node:__internal_head__"
+
+
+@dataclass(frozen=True)
+class Strike:
+    """What was killed: a process of `kind` on a node, at a Unix time in seconds."""
+
+    kind: str
+    node: str
+    pid: int
+    time: float
+
+
+class Chaos:
+    """Strikes in the background, from `start` or entering a `with` to `stop` or leaving it.
+
+    `every_s` maps kinds to the seconds between two strikes; with `jitter` the instants are
+    drawn around them, so that they do not march in step with the search. Every strike is
+    in `strikes`. This process must be connected to the cluster.
+    """
+
+    def __init__(
+        self,
+        every_s: Mapping[str, float],
+        *,
+        seed: int = 0,
+        jitter: bool = False,
+        most: int | None = None,
+    ) -> None:
+        unknown = sorted(set(every_s) - set(KINDS))
+        if unknown or any(each <= 0 for each in every_s.values()):
+            raise ValueError(f"every_s maps {', '.join(KINDS)} to seconds, given: {dict(every_s)}")
+        self.strikes: list[Strike] = []
+        self._every_s = dict(every_s)
+        self._rng = random.Random(seed)
+        self._jitter = jitter
+        self._most = most
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        self._is_over.set()
+        self._thread.join()
+
+    def _work(self) -> None:
+        due = {kind: time.monotonic() + self._pause(kind) for kind in self._every_s}
+        while self._most is None or len(self.strikes) < self._most:
+            kind = min(due, key=lambda each: due[each])
+            if self._is_over.wait(max(0.0, due[kind] - time.monotonic())):
+                return
+            due[kind] = time.monotonic() + self._pause(kind)
+            with suppress(RayError):  # a node that is just dying cannot be searched
+                struck = strike(kind, self._rng)
+                if struck is not None:
+                    self.strikes.append(struck)
+
+    def _pause(self, kind: str) -> float:
+        return self._every_s[kind] * (self._rng.uniform(0.2, 1.8) if self._jitter else 1.0)
+
+
+def strike(kind: str, rng: random.Random) -> Strike | None:
+    """Kill one process, or all of one node; return what was struck, None if nothing was there."""
+    victims = list(_victims(kind))
+    if not victims:
+        return None
+    node, pid = rng.choice(victims)
+    ray.get(_on(node, _kill_node if kind == "node" else _kill).remote(pid), timeout=30)
+    return Strike(kind, node, pid, time.time())
+
+
+def _victims(kind: str) -> Iterator[tuple[str, int]]:
+    """Yield node and process id of everything of a kind."""
+    nodes = [each for each in ray.nodes() if each["Alive"]]
+    if kind == "node":
+        yield from ((each["NodeID"], 0) for each in nodes if _HEAD not in each["Resources"])
+        return
+    asked = {each["NodeID"]: _on(each["NodeID"], _pids) for each in nodes}
+    for node, task in asked.items():
+        with suppress(RayError):
+            yield from ((node, pid) for pid in ray.get(task.remote(_TITLES[kind]), timeout=30))
+
+
+def _on(node: str, function: Any) -> Any:
+    """Return a function as a task of one node that takes no room there."""
+    where = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
+    return ray.remote(function).options(num_cpus=0, max_retries=0, scheduling_strategy=where)
+
+
+def _pids(title: str) -> list[int]:
+    """Return the processes of this node whose title begins with `title`."""
+    found = []
+    for process in psutil.Process(os.getppid()).children():
+        with suppress(psutil.NoSuchProcess, IndexError):
+            if process.cmdline()[0].startswith(title):
+                found.append(process.pid)
+    return found
+
+
+def _kill(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def _kill_node(_: int) -> None:
+    """Kill this node: first what runs on it is held, so that nobody can tell of it."""
+    raylet = psutil.Process(os.getppid())
+    others = [each for each in raylet.children(recursive=True) if each.pid != os.getpid()]
+    # The kill comes from outside of what is killed, and after this task has come back.
+    pids = " ".join(str(each.pid) for each in [raylet, *others, psutil.Process()])
+    os.spawnlp(os.P_NOWAIT, "setsid", "setsid", "sh", "-c", f"sleep 0.2; kill -9 {pids}")
+
+
+def main() -> None:
+    """Strike at a cluster for some time, and print every strike."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--address", default="auto")
+    parser.add_argument(
+        "--kill", action="append", required=True, metavar="KIND=SECONDS", help=", ".join(KINDS)
+    )
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jitter", action="store_true")
+    options = parser.parse_args()
+    try:
+        every_s = {each.partition("=")[0]: float(each.partition("=")[2]) for each in options.kill}
+        chaos = Chaos(every_s, seed=options.seed, jitter=options.jitter)
+    except ValueError as error:
+        sys.exit(f"--kill: {error}")
+    with connected(options.address), chaos:
+        time.sleep(options.seconds)
+    for each in chaos.strikes:
+        print(f"{each.time:.1f} {each.kind} {each.pid} on {each.node}")
+
+
+if __name__ == "__main__":
+    main()
