@@ -33,7 +33,7 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.import_time
-	$(BIN)/python -m benchmarks.control_path
+	$(BIN)/python -m benchmarks.controller
 	$(BIN)/python -m benchmarks.rung0
 	$(BIN)/python -m benchmarks.carve
 	$(BIN)/python -m benchmarks.repair

@@ -143,15 +143,13 @@ class Agenda:
         """Return what the report split must still measure: dense, and everybody's front."""
         state = self.state
         highest = max(state.fronts)
-        chosen = {DENSE_NUMBER: state.history.trials[DENSE_NUMBER]}
-        chosen |= {trial.number: trial for trial in state.front.members}
+        chosen = {DENSE_NUMBER} | {trial.number for trial in state.front.members}
         for label in (*labels_of(self.job), WARM_START):
-            own = Front(state.goals)
-            for trial in state.completed(highest):
-                if trial.searcher == label:
-                    own.add(trial)
-            chosen |= {trial.number: trial for trial in own.members}
-        return [trial for _, trial in sorted(chosen.items()) if trial.report is None]
+            own = [trial for trial in state.completed(highest) if trial.searcher == label]
+            chosen |= {trial.number for trial in Front.of(own, state.goals).members}
+        # A front holds its trials as they completed; of reports only the history knows.
+        trials = [state.history.trials[number] for number in sorted(chosen)]
+        return [trial for trial in trials if trial.report is None]
 
     @property
     def _is_out_of_time(self) -> bool:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from autoprune.contracts.store import Entry, Event, Store
-from autoprune.errors import StoreError, StoreUnavailableError
+from autoprune.errors import StoreUnavailableError
 
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 5.0
@@ -63,10 +63,10 @@ class Journal:
         pause_s = _FIRST_PAUSE_S
         while self._staged:
             try:
-                if self.trouble is None or not self._is_written():
-                    self._store.append(
-                        self._job, self._staged, epoch=self._epoch, after=self._durable
-                    )
+                if self.trouble is not None and (written := self._written()):
+                    self._advance(written)
+                    continue
+                self._store.append(self._job, self._staged, epoch=self._epoch, after=self._durable)
             except StoreUnavailableError as error:
                 if self.trouble is None:
                     _log.warning("paused: %s; the search goes on as soon as it can", error)
@@ -74,8 +74,7 @@ class Journal:
                 self._idle(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
                 continue
-            self._durable += len(self._staged)
-            self._staged = []
+            self._advance(len(self._staged))
         if self.trouble is not None:
             _log.warning("resumed: the log can be written again")
             self.trouble = None
@@ -87,15 +86,14 @@ class Journal:
         except StoreUnavailableError as error:
             _log.warning("no snapshot is kept: %s", error)
 
-    def _is_written(self) -> bool:
-        """Say whether the call that seemed to fail has written after all."""
+    def _advance(self, count: int) -> None:
+        self._durable += count
+        del self._staged[:count]
+
+    def _written(self) -> int:
+        """Return how many of the staged entries were written by calls that seemed to fail."""
         found = list(self._store.events(self._job, after=self._durable))
-        if not found:
-            return False
-        staged = [(x.kind, x.trial, x.attempt, dict(x.body)) for x in self._staged]
-        if [(x.kind, x.trial, x.attempt, x.body) for x in found] != staged:
-            raise StoreError(
-                f"the log of {self._job!r} has other events after {self._durable} than this "
-                "controller wrote: another process writes it"
-            )
-        return True
+        staged = [(x.kind, x.trial, x.attempt, dict(x.body)) for x in self._staged[: len(found)]]
+        # Whoever wrote anything else: the store refuses to append to it, and says why.
+        is_own = [(x.kind, x.trial, x.attempt, x.body) for x in found] == staged
+        return len(found) if is_own else 0

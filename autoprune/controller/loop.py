@@ -76,6 +76,7 @@ class SearchLoop:
         self._is_training = False
         self._training_failures = 0
         self._unsaved = 0
+        self._unknown: list[Event] = []  # to the state, for they are not known to be durable
         self._gate = InterruptGate()
 
     def run(self) -> str:
@@ -146,7 +147,7 @@ class SearchLoop:
                 self._train()
             is_dry = not self._fill(source)
             self._watcher(self.progress)
-            if is_dry and not self._under_way and not self._queue and not self._is_training:
+            if is_dry and not self._under_way and not self._is_training:
                 return
             self._settle(self._wait())
 
@@ -176,8 +177,11 @@ class SearchLoop:
         self._commit([entries.untrained(failure)])
 
     def _fill(self, source: Callable[[], Sequence[Entry]]) -> bool:
-        """Start trials while workers are free; return False once `source` is dry."""
-        is_dry = False
+        """Start trials while workers are free; return False once `source` is dry.
+
+        A stalled search starts nothing: what is queued stays open for the next session.
+        """
+        is_dry = self.agenda.is_stalled
         while not is_dry and self.executor.free > 0:
             with self._gate.passage():
                 pass  # proposals that cost nothing can go on for long: let Ctrl-C in between
@@ -269,9 +273,13 @@ class SearchLoop:
         return replace(evaluation, violations=broken)
 
     def _commit(self, new: Sequence[Entry]) -> None:
-        """Write entries; then, and only then, let the state know and queue what is open."""
-        events = self._journal.stage(new)
+        """Write entries; then, and only then, let the state know and queue what is open.
+
+        Where an interrupt ends the wait for storage, the next commit makes up for both.
+        """
+        self._unknown += self._journal.stage(new)
         self._journal.flush()
+        events, self._unknown = self._unknown, []
         self._apply(events)
 
     def _stage(self, new: Sequence[Entry]) -> None:

@@ -29,6 +29,20 @@ _ENDS: Mapping[EventKind, TrialState] = {
 _ATTEMPTED = (EventKind.COMPLETED, EventKind.FAILED, EventKind.RETRIED)
 _ADVANCING = (*_ENDS, EventKind.RETRIED, EventKind.REPORTED)
 _AT_ONCE = 500  # values in one IN (…)
+_CHANGING = ("state", "attempts", "seq")
+
+# Built once: an append takes longer to word its statements than to run them.
+_OF_JOB = schema.trial.c.job == sql.bindparam("of")
+_NEWEST = sql.select(sql.func.max(schema.trial.c.number)).where(_OF_JOB)
+_ROWS = sql.select(*list(schema.trial.c)[1:]).where(
+    _OF_JOB, schema.trial.c.number.in_(sql.bindparam("trials", expanding=True))
+)
+_INSERT = sql.insert(schema.trial)
+_UPDATE = (
+    sql.update(schema.trial)
+    .where(_OF_JOB, schema.trial.c.number == sql.bindparam("trial"))
+    .values({name: sql.bindparam(f"new_{name}") for name in _CHANGING})
+)
 
 
 class TrialRows:
@@ -113,9 +127,7 @@ def derive(connection: sql.Connection, job: str, events: Sequence[Event]) -> Non
 
 
 def _derive_trials(connection: sql.Connection, job: str, events: Sequence[Event]) -> None:
-    table = schema.trial
-    newest = sql.select(sql.func.max(table.c.number)).where(table.c.job == job)
-    last = connection.scalar(newest)
+    last = connection.scalar(_NEWEST, {"of": job})
     next_number = 0 if last is None else last + 1
     known = _rows(connection, job, events, next_number)
     trials = TrialRows(next_number, known)
@@ -123,14 +135,13 @@ def _derive_trials(connection: sql.Connection, job: str, events: Sequence[Event]
         trials.follow(event)
     asked = [{"job": job, **row} for number, row in trials.rows.items() if number >= next_number]
     if asked:
-        connection.execute(sql.insert(table), asked)
+        connection.execute(_INSERT, asked)
     if known:
-        one = sql.and_(table.c.job == job, table.c.number == sql.bindparam("trial"))
         changed = [
-            {"trial": row["number"], **{name: row[name] for name in ("state", "attempts", "seq")}}
+            {"of": job, "trial": row["number"], **{f"new_{x}": row[x] for x in _CHANGING}}
             for row in known.values()
         ]
-        connection.execute(sql.update(table).where(one), changed)
+        connection.execute(_UPDATE, changed)
 
 
 def _rows(
@@ -139,10 +150,8 @@ def _rows(
     """Return the rows of earlier trials that `events` change."""
     changing = (x.trial for x in events if x.kind in _ADVANCING and x.trial is not None)
     numbers = sorted({number for number in changing if number < next_number})
-    table = schema.trial
     rows: dict[int, Row] = {}
     for start in range(0, len(numbers), _AT_ONCE):
-        chosen = table.c.number.in_(numbers[start : start + _AT_ONCE])
-        query = sql.select(*list(table.c)[1:]).where(table.c.job == job, chosen)
-        rows |= {row["number"]: dict(row) for row in connection.execute(query).mappings()}
+        chosen = {"of": job, "trials": numbers[start : start + _AT_ONCE]}
+        rows |= {row["number"]: dict(row) for row in connection.execute(_ROWS, chosen).mappings()}
     return rows

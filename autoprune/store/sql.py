@@ -41,6 +41,11 @@ from autoprune.store.sqlite import sqlite_backend
 PAGE = 1000  # events per read transaction
 _OF_NO_TRIAL = (EventKind.OPENED, EventKind.CLOSED, EventKind.TRAINED)
 _SNAPSHOTS = 2  # kept per job: the newest may turn out to be damaged
+# Built once: an append takes longer to word its statements than to run them.
+_NEWEST = sql.select(sql.func.max(schema.event.c.seq)).where(
+    schema.event.c.job == sql.bindparam("of")
+)
+_INSERT = sql.insert(schema.event)
 
 
 class SqlStore(Store):
@@ -57,6 +62,13 @@ class SqlStore(Store):
         self.name = self._backend.name
         self._read_only = read_only
         self._is_closed = False
+        table = schema.job
+        remaining = (table.c.lease_until - self._backend.now).label("remaining")
+        self._lease_query = sql.select(table.c.epoch, table.c.owner, remaining).where(
+            table.c.name == sql.bindparam("of")
+        )
+        # SQLite knows no row locks and ignores this: its writers hold the whole database.
+        self._lock_query = self._lease_query.with_for_update()
         try:
             self._prepare()
         except StoreError:
@@ -131,10 +143,9 @@ class SqlStore(Store):
         infinity included) or cannot follow, or a failed write; then nothing was written.
         """
         bodies = [_body(place, entry) for place, entry in enumerate(entries)]
-        newest = sql.select(sql.func.max(schema.event.c.seq)).where(schema.event.c.job == job)
         with self._transaction(f"append to job {job!r}", writes=True) as connection:
             self._hold(connection, job, epoch)
-            last = connection.scalar(newest) or 0
+            last = connection.scalar(_NEWEST, {"of": job}) or 0
             if after is not None and last != after:
                 raise StoreError(
                     f"cannot append to job {job!r} after event {after}: its newest event is "
@@ -155,7 +166,7 @@ class SqlStore(Store):
             ]
             events = [_event_of(row) for row in rows]
             if rows:
-                connection.execute(sql.insert(schema.event), rows)
+                connection.execute(_INSERT, rows)
                 derive(connection, job, events)
         return events
 
@@ -235,15 +246,12 @@ class SqlStore(Store):
 
         Raises `StoreError` where there is no such job.
         """
-        table = schema.job
-        remaining = (table.c.lease_until - self._backend.now).label("remaining")
-        query = sql.select(table.c.epoch, table.c.owner, remaining).where(table.c.name == job)
+        query = self._lease_query
         if connection.get_execution_options()["writes"]:
-            # SQLite knows no row locks and ignores this: its writers hold the whole database.
-            query = query.with_for_update()
-        row = connection.execute(query).one_or_none()
+            query = self._lock_query
+        row = connection.execute(query, {"of": job}).one_or_none()
         if row is None:
-            names = connection.scalars(sql.select(table.c.name)).all()
+            names = connection.scalars(sql.select(schema.job.c.name)).all()
             raise StoreError(f"{self.name} has no job {job!r}; {suggestion(job, names)}")
         return None if row.owner is None else Lease(row.epoch, row.owner, row.remaining)
 

@@ -245,20 +245,16 @@ def digest(*log: Entry, start: float = 0.0) -> str:
 
 def test_the_digest_does_not_know_when_or_how_often_something_was_tried() -> None:
     elsewhere = replace(OTHER, device="gpu", peak_bytes=1, phases_s={}, weights=None)
-    measured = Evaluation.to_json(MEASURED)["measurements"]
-    backwards = dict(reversed(measured.items()))
     assert digest(end(EventKind.COMPLETED, 0)) == digest(
         entries.retried(0, CRASH, attempt=1),
         entries.closed("interrupted"),
         entries.opened(),
         entries.repeated(0, POLICIES[0], "tpe", batch=2),
-        Entry(EventKind.COMPLETED, 0, 2, {"evaluation": {**elsewhere.to_json()}}),
+        entries.completed(0, elsewhere, attempt=2),
         start=1e6,
     )
-    reordered = {"evaluation": {**MEASURED.to_json(), "measurements": backwards}}
-    assert digest(end(EventKind.COMPLETED, 0)) == digest(
-        Entry(EventKind.COMPLETED, 0, 1, reordered)
-    )
+    backwards = replace(MEASURED, measurements=dict(reversed(MEASURED.measurements.items())))
+    assert digest(end(EventKind.COMPLETED, 0)) == digest(entries.completed(0, backwards, attempt=1))
 
 
 def test_the_digest_knows_every_proposal_and_every_value() -> None:
