@@ -16,8 +16,9 @@ from autoprune import plugins
 from autoprune.contracts.executor import EvaluatorSpec, WorkItem
 from autoprune.errors import InputError, ModelError
 from autoprune.evaluation.inference import BATCH, best_device, fastest_dtype
+from autoprune.evaluation.material import load_dataset, load_model
 from autoprune.evaluation.preparation import Preparation
-from autoprune.evaluation.workbench import fingerprint, load_dataset, load_model, to_layout
+from autoprune.evaluation.workbench import fingerprint, to_layout
 from autoprune.graph.cost import Costs
 from autoprune.graph.group import GroupTable
 from autoprune.job.constraint import Constraint

@@ -70,6 +70,16 @@ def _state(store: Store, job: Job, record: JobRecord) -> JobState:
     return resumed(store, job, preparation, problem, seeds)
 
 
+def _device(job: Job) -> str:
+    """Return the kind of device that workers use; the controller's own node need not have it."""
+    import ray
+
+    wanted = job.resources.device
+    if wanted == "auto" and ray.cluster_resources().get("GPU", 0) > 0:
+        return "cuda"
+    return best_device(wanted).type
+
+
 def _executor(job: Job, state: JobState, files: Path) -> Executor:
     spec = evaluator_spec(job, state.preparation, str(files.resolve()))
     if job.resources.workers == "serial":
@@ -77,7 +87,7 @@ def _executor(job: Job, state: JobState, files: Path) -> Executor:
     from cluster.executor import RayExecutor
     from cluster.placement import Resources
 
-    resources = Resources.of(job.resources, best_device(job.resources.device).type)
+    resources = Resources.of(job.resources, _device(job))
     dense = state.history.trials.get(DENSE_NUMBER)
     measured_on = dense.evaluation.device if dense and dense.evaluation else None
     return RayExecutor(spec, resources, files=files.resolve(), probe_device=measured_on)

@@ -62,7 +62,7 @@ def search(
     _check_place(job, address, detach)
     directory = Path(run) if run is not None else Path("runs") / job.name
     if not _exists(directory, resume=resume):
-        _create(job, directory, warm_start, store)
+        _create(job, directory, warm_start, store, is_elsewhere=address is not None)
     elif warm_start is not None or store is not None:
         raise RunError(f"{directory} has begun already: a warm start and a store are for new runs")
     _check_same(job, directory)
@@ -134,10 +134,21 @@ def _job(job: Job | Mapping[str, Any] | str | Path) -> Job:
     return validated(job) if isinstance(job, Mapping) else load_job(Path(job))
 
 
-def _create(job: Job, directory: Path, warm_start: str | Path | None, store: str | None) -> None:
-    """Check everything, then make the run directory with an empty log."""
+def _create(
+    job: Job,
+    directory: Path,
+    warm_start: str | Path | None,
+    store: str | None,
+    *,
+    is_elsewhere: bool,
+) -> None:
+    """Check everything, then make the run directory with an empty log.
+
+    Where evaluations run `is_elsewhere`, this machine need not have the job's device.
+    """
     earlier = Run.open(Path(warm_start)) if warm_start is not None else None
-    found = preflight(job)
+    here = job.resources.model_copy(update={"device": "auto"})
+    found = preflight(job.model_copy(update={"resources": here}) if is_elsewhere else job)
     require_reachable(found)
     problem = problem_of(job, found.preparation)
     Roster(job, problem)  # raises where a searcher cannot serve

@@ -16,6 +16,7 @@ import numpy as np
 from safetensors.torch import load, save
 from torch import nn
 
+from autoprune import plugins
 from autoprune.data.dataset import Dataset
 from autoprune.job.spec import Job
 from autoprune.models.catalog import build_model
@@ -24,13 +25,22 @@ Material: TypeAlias = Mapping[str, np.ndarray]
 _WEIGHTS = "weights"
 
 
+def load_dataset(job: Job) -> Dataset:
+    """Read and split the job's data; raises `DataError`."""
+    source = plugins.create("data", job.data.source)
+    return Dataset.from_raw(source.load(), job.data.splits)
+
+
+def load_model(job: Job, dataset: Dataset) -> nn.Module:
+    """Build the job's dense model, in eval mode on the CPU; raises `ModelError`."""
+    return build_model(job.model, dataset.num_classes, dataset.input_shape)
+
+
 def gather(options: Mapping[str, Any]) -> Material:
     """Read the data and the model of the job in an evaluator's options.
 
     Raises `DataError` or `ModelError` where they cannot be read.
     """
-    from autoprune.evaluation.workbench import load_dataset, load_model
-
     job = Job.model_validate(options["job"])
     dataset = load_dataset(job)
     state = load_model(job, dataset).state_dict()

@@ -13,14 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autoprune import plugins
-from autoprune.data.dataset import Dataset, Part
+from autoprune.data.dataset import Part
 from autoprune.errors import ModelError
 from autoprune.evaluation.inference import BATCH, best_device, channels_last
-from autoprune.evaluation.material import Material, dataset_of, model_of
+from autoprune.evaluation.material import (
+    Material,
+    dataset_of,
+    load_dataset,
+    load_model,
+    model_of,
+)
 from autoprune.evaluation.preparation import Preparation
 from autoprune.job.spec import Job
-from autoprune.models.catalog import build_model
 from autoprune.surgery.plan import Plan
 from autoprune.surgery.reconstruct import Moments
 
@@ -91,17 +95,6 @@ def processor_name() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return f"cpu ({platform.machine()})"
-
-
-def load_dataset(job: Job) -> Dataset:
-    """Read and split the job's data; raises `DataError`."""
-    source = plugins.create("data", job.data.source)
-    return Dataset.from_raw(source.load(), job.data.splits)
-
-
-def load_model(job: Job, dataset: Dataset) -> nn.Module:
-    """Build the job's dense model, in eval mode on the CPU; raises `ModelError`."""
-    return build_model(job.model, dataset.num_classes, dataset.input_shape)
 
 
 def to_layout(model: nn.Module, device: torch.device) -> nn.Module:
