@@ -64,7 +64,11 @@ class FaultyStore(SqlStore):
 
 
 class Session(Executor):
-    """A controller and its workers; `go_on` lets its loop run until it waits or has ended."""
+    """A controller, and the executor that it works with; what it dispatched waits in `running`.
+
+    `go_on` lets the loop run until it waits again, or has ended: then `end` is what it
+    returned or raised. An end that is not `expected` is raised here.
+    """
 
     def __init__(self, path: Path, job: Job, capacity: int, faults: Sequence[str] = ()) -> None:
         self.store = FaultyStore(path)

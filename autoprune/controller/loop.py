@@ -29,7 +29,7 @@ from autoprune.contracts.executor import (
 )
 from autoprune.contracts.store import Entry, Event, EventKind, Store
 from autoprune.contracts.training import TrainingItem
-from autoprune.controller.agenda import Agenda, is_open
+from autoprune.controller.agenda import STALL_AFTER_LOSSES, Agenda, is_open
 from autoprune.controller.interrupt import InterruptGate
 from autoprune.controller.journal import Journal
 from autoprune.controller.progress import Progress, Watcher, unwatched
@@ -199,8 +199,11 @@ class SearchLoop:
         return not is_dry
 
     def _report(self) -> None:
-        """Measure the dense network and the fronts on the report split, at their rungs."""
-        waiting = [self._item(trial, "report") for trial in self.agenda.unreported()]
+        """Measure the dense network and the fronts on the report split, at their rungs.
+
+        Raises `ExecutorError` where workers are lost again and again.
+        """
+        waiting, lost = [self._item(x, "report") for x in self.agenda.unreported()], 0
         while waiting or self._under_way:
             while waiting and self.executor.free > 0:
                 self._submit(waiting.pop(0))
@@ -211,9 +214,13 @@ class SearchLoop:
                 item, failure = result.item, result.failure
                 self._under_way.discard(item.trial)
                 if result.evaluation is not None:
+                    lost = 0
                     evaluation = self._judged(item.trial, result.evaluation)
                     self._commit([entries.reported(item.trial, evaluation)])
                 elif failure is not None and is_tried_again(failure, item.attempt):
+                    lost += failure.kind.is_blameless
+                    if lost >= STALL_AFTER_LOSSES:
+                        raise ExecutorError(f"{lost} attempts were lost, the last to {failure}")
                     attempt = item.attempt + 1 - failure.kind.is_blameless
                     waiting.append(replace(item, attempt=attempt))
 
