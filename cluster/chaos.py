@@ -36,6 +36,7 @@ from cluster.connection import connected
 _TITLES = {"worker": "ray::EvaluationWorker", "controller": "ray::SearchController"}
 KINDS = (*_TITLES, "node")
 _HEAD = "node:__internal_head__"
+_PATIENCE_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class Chaos:
         self.strikes: list[Strike] = []
         self._every_s = dict(every_s)
         self._rng = random.Random(seed)
+        self._striker = _Striker(self._rng)
         self._jitter = jitter
         self._most = most
         self._is_over = threading.Event()
@@ -93,7 +95,7 @@ class Chaos:
                 return
             due[kind] = time.monotonic() + self._pause(kind)
             with suppress(RayError):  # a node that is just dying cannot be searched
-                struck = strike(kind, self._rng)
+                struck = self._striker.strike(kind)
                 if struck is not None:
                     self.strikes.append(struck)
 
@@ -103,54 +105,71 @@ class Chaos:
 
 def strike(kind: str, rng: random.Random) -> Strike | None:
     """Kill one process, or all of one node; return what was struck, None if nothing was there."""
-    victims = list(_victims(kind))
-    if not victims:
-        return None
-    node, pid = rng.choice(victims)
-    ray.get(_on(node, _kill_node if kind == "node" else _kill).remote(pid), timeout=30)
-    return Strike(kind, node, pid, time.time())
+    return _Striker(rng).strike(kind)
 
 
-def _victims(kind: str) -> Iterator[tuple[str, int]]:
-    """Yield node and process id of everything of a kind."""
-    nodes = [each for each in ray.nodes() if each["Alive"]]
-    if kind == "node":
-        yield from ((each["NodeID"], 0) for each in nodes if _HEAD not in each["Resources"])
-        return
-    asked = {each["NodeID"]: _on(each["NodeID"], _pids) for each in nodes}
-    for node, task in asked.items():
-        with suppress(RayError):
-            yield from ((node, pid) for pid in ray.get(task.remote(_TITLES[kind]), timeout=30))
+class _Striker:
+    """Kills through an agent on each node, which is started once and takes no room there."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._agents: dict[str, Any] = {}
+
+    def strike(self, kind: str) -> Strike | None:
+        victims = list(self._victims(kind))
+        if not victims:
+            return None
+        node, pid = self._rng.choice(victims)
+        agent = self._agent(node)
+        call = agent.kill_node.remote() if kind == "node" else agent.kill.remote(pid)
+        ray.get(call, timeout=_PATIENCE_S)
+        return Strike(kind, node, pid, time.time())
+
+    def _victims(self, kind: str) -> Iterator[tuple[str, int]]:
+        """Yield node and process id of everything of a kind."""
+        for each in ray.nodes():
+            node = each["NodeID"]
+            if not each["Alive"]:
+                self._agents.pop(node, None)
+            elif kind != "node":
+                with suppress(RayError):  # a node that is just dying
+                    call = self._agent(node).pids.remote(_TITLES[kind])
+                    yield from ((node, pid) for pid in ray.get(call, timeout=_PATIENCE_S))
+            elif _HEAD not in each["Resources"]:
+                yield node, 0
+
+    def _agent(self, node: str) -> Any:
+        if node not in self._agents:
+            where = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
+            agent = ray.remote(_Agent).options(num_cpus=0, scheduling_strategy=where)
+            self._agents[node] = agent.remote()
+        return self._agents[node]
 
 
-def _on(node: str, function: Any) -> Any:
-    """Return a function as a task of one node that takes no room there."""
-    where = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
-    return ray.remote(function).options(num_cpus=0, max_retries=0, scheduling_strategy=where)
+class _Agent:
+    """Finds and kills processes of the node that it runs on."""
 
+    def pids(self, title: str) -> list[int]:
+        """Return the processes of this node whose title begins with `title`."""
+        found = []
+        for process in psutil.Process(os.getppid()).children():
+            with suppress(psutil.NoSuchProcess, IndexError):
+                if process.cmdline()[0].startswith(title):
+                    found.append(process.pid)
+        return found
 
-def _pids(title: str) -> list[int]:
-    """Return the processes of this node whose title begins with `title`."""
-    found = []
-    for process in psutil.Process(os.getppid()).children():
-        with suppress(psutil.NoSuchProcess, IndexError):
-            if process.cmdline()[0].startswith(title):
-                found.append(process.pid)
-    return found
+    def kill(self, pid: int) -> None:
+        """Kill one process."""
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
-
-def _kill(pid: int) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
-
-
-def _kill_node(_: int) -> None:
-    """Kill this node: first what runs on it is held, so that nobody can tell of it."""
-    raylet = psutil.Process(os.getppid())
-    others = [each for each in raylet.children(recursive=True) if each.pid != os.getpid()]
-    # The kill comes from outside of what is killed, and after this task has come back.
-    pids = " ".join(str(each.pid) for each in [raylet, *others, psutil.Process()])
-    os.spawnlp(os.P_NOWAIT, "setsid", "setsid", "sh", "-c", f"sleep 0.2; kill -9 {pids}")
+    def kill_node(self) -> None:
+        """Kill Ray's process on this node and all that it started, without a word to anybody."""
+        raylet = psutil.Process(os.getppid())
+        pids = [raylet.pid, *(each.pid for each in raylet.children(recursive=True))]
+        # The kill comes from outside of what is killed, and after this call has come back.
+        command = f"sleep 0.2; kill -9 {' '.join(map(str, pids))}"
+        os.spawnlp(os.P_NOWAIT, "setsid", "setsid", "sh", "-c", command)
 
 
 def main() -> None:

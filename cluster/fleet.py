@@ -52,12 +52,13 @@ class Fleet:
         self.seats: list[Seat] = []
         self.idle: list[Seat] = []
         self._limits = Limits(resources.gpus_per_worker, resources.memory_bytes)
-        # In the object store each node gets one copy of them, whatever its workers.
-        self._build = (ray.put(spec), ray.put(spec.gather()), self._limits, marker)
         self._looked = -_LOOK_EVERY_S
         self._alive = time.monotonic()
         self._failed_builds: list[str] = []
         self._is_started = False
+        self._follow_cluster(self._alive)  # their processes start while the material is read
+        # In the object store each node gets one copy of them, whatever its workers.
+        self._build = (ray.put(spec), ray.put(spec.gather()), self._limits, marker)
 
     @property
     def ready(self) -> Sequence[Seat]:
@@ -90,9 +91,7 @@ class Fleet:
             if now - seat.since > self.resources.ready_s:
                 self._give_up(seat, f"it was not ready within {self.resources.ready_s:g} s")
         if now - self._looked >= _LOOK_EVERY_S:
-            self._looked = now
-            for _ in range(self.resources.wanted(ray.nodes()) - len(self.seats)):
-                self._ask()
+            self._follow_cluster(now)
         self._require_life(now)
 
     def advance(self, refs: Sequence[Any]) -> None:
@@ -135,6 +134,11 @@ class Fleet:
         """End a worker that served, and ask for another one at once."""
         self.remove(seat)
         self._looked = -_LOOK_EVERY_S
+
+    def _follow_cluster(self, now: float) -> None:
+        self._looked = now
+        for _ in range(self.resources.wanted(ray.nodes()) - len(self.seats)):
+            self._ask()
 
     def _ask(self) -> None:
         actor = ray.remote(EvaluationWorker).options(**self.resources.options()).remote()
