@@ -51,14 +51,12 @@ class Fleet:
         self.resources = resources
         self.seats: list[Seat] = []
         self.idle: list[Seat] = []
-        self._limits = Limits(resources.gpus_per_worker, resources.memory_bytes)
+        self._spec = spec
+        self._marker = marker
         self._looked = -_LOOK_EVERY_S
         self._alive = time.monotonic()
         self._failed_builds: list[str] = []
         self._is_started = False
-        self._follow_cluster(self._alive)  # their processes start while the material is read
-        # In the object store each node gets one copy of them, whatever its workers.
-        self._build = (ray.put(spec), ray.put(spec.gather()), self._limits, marker)
 
     @property
     def ready(self) -> Sequence[Seat]:
@@ -73,11 +71,19 @@ class Fleet:
     def start(self) -> None:
         """Wait until as many workers are ready as the search cannot do without.
 
-        Raises `ExecutorError`.
+        Raises `ExecutorError`, and what gathering the material raises.
         """
+        self._follow_cluster(self._alive)  # their processes start while the material is read
+        limits = Limits(self.resources.gpus_per_worker, self.resources.memory_bytes)
+        # In the object store each node gets one copy of them, whatever its workers.
+        material = ray.put(self._spec.gather())
+        self._build = (ray.put(self._spec), material, limits, self._marker)
         while len(self.ready) < self.resources.fewest:
             self.tend()
-            self.advance(ray.wait(self.pending, num_returns=1, timeout=_POLL_S)[0])
+            if self.pending:
+                self.advance(ray.wait(self.pending, num_returns=1, timeout=_POLL_S)[0])
+            else:
+                time.sleep(_POLL_S)
         self._is_started = True
 
     def tend(self) -> None:

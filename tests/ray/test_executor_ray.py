@@ -3,23 +3,39 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
 
-from autoprune.contracts.executor import EvaluatorSpec
-from autoprune.errors import ExecutorError
+from autoprune.artifacts import write_artifact
+from autoprune.contracts.executor import EvaluatorSpec, WorkItem
+from autoprune.contracts.training import TrainingItem, TrainingRequest
+from autoprune.errors import DataError, ExecutorError
+from autoprune.policy import Policy
+from autoprune.preflight import evaluator_spec, preflight
 from autoprune.testing import ExecutorContract
 from autoprune.testing.evaluators import SCRIPTED
 from autoprune.testing.executor import run
 from autoprune.trial import FailureKind
+from autoprune.validation import validated
 from cluster.executor import RayExecutor
 from cluster.placement import Resources
+from cluster.worker import EvaluationWorker, Limits
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 _SPEC = EvaluatorSpec(SCRIPTED)
+_TRAINING = {
+    "slice_steps": 10,
+    "batch_size": 32,
+    "learning_rate": 0.05,
+    "generator": "residual",
+    "rank": 4,
+    "hidden": 16,
+}
 ONE, TWO = (Resources(fewest=count, most=count) for count in (1, 2))
 
 
@@ -106,3 +122,66 @@ def until_free(executor: RayExecutor, count: int) -> bool:
     while executor.free < count and time.monotonic() < deadline:
         executor.wait(0.2)
     return executor.free == count
+
+
+def test_a_worker_is_replaced_after_so_many_items() -> None:
+    executor = RayExecutor(_SPEC, replace(ONE, recycle_after=2))
+    try:
+        first = executor._fleet.seats[0]
+        assert all(x.evaluation for x in run(executor, ["ok"] * 2))
+        assert first not in executor._fleet.seats
+        assert all(x.evaluation for x in run(executor, ["ok"]))
+    finally:
+        executor.close()
+
+
+def test_a_worker_that_cannot_be_built_again_ends_the_search_after_some_tries(
+    tmp_path: Path,
+) -> None:
+    needed = tmp_path / "needed"
+    needed.touch()
+    spec = EvaluatorSpec("tests.ray.fragile:FragileEvaluator", {"path": str(needed)})
+    executor = RayExecutor(spec, ONE)
+    try:
+        needed.unlink()
+        assert run(executor, ["exit"])[0].failure is not None
+        with pytest.raises(ExecutorError, match="needed"):
+            until_free(executor, 1)
+    finally:
+        executor.close()
+
+
+def test_artifacts_travel_where_the_directory_of_the_run_is_not_seen(
+    digits_job: Mapping[str, Any], tmp_path: Path
+) -> None:
+    found = preflight(validated(digits_job))
+    spec = evaluator_spec(found.job, found.preparation)
+
+    def far_away() -> Any:
+        worker = ray.remote(EvaluationWorker).remote()
+        marker = "/not/on/this/machine/.executor-1"
+        ready = ray.get(worker.build.remote(spec, spec.gather(), Limits(), marker))
+        assert not ready.sees_files
+        return worker
+
+    one, other = far_away(), far_away()
+    served = ray.get(one.evaluate.remote(WorkItem(0, Policy(), split="report"), {}))
+    name = served.result.evaluation.weights
+    assert write_artifact(tmp_path, served.artifacts[name], ".safetensors") == name
+    item = TrainingItem("metapruning", TrainingRequest(20, _TRAINING))
+    served = ray.get(one.train.remote(item, {}))
+    assert served.result.failure is None
+    checkpoint = served.result.progress.checkpoint
+    sent = {checkpoint: [ray.put(served.artifacts[checkpoint])]}
+    again = ray.get(other.train.remote(replace(item, progress=served.result.progress), sent))
+    assert again.result.failure is None
+    assert again.result.progress.done > served.result.progress.done
+    missing = ray.get(far_away().train.remote(replace(item, progress=served.result.progress), {}))
+    assert missing.result.failure.kind is FailureKind.INVALID
+
+
+def test_material_that_cannot_be_gathered_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
+    spec = EvaluatorSpec(SCRIPTED, {"path": "nowhere"}, material="tests.ray.fragile:no_material")
+    with pytest.raises(DataError, match="nowhere"):
+        RayExecutor(spec, ONE, files=tmp_path)
+    assert list(tmp_path.iterdir()) == []
