@@ -16,6 +16,7 @@ import argparse
 import os
 import random
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -169,7 +170,7 @@ class _Agent:
         pids = [raylet.pid, *(each.pid for each in raylet.children(recursive=True))]
         # The kill comes from outside of what is killed, and after this call has come back.
         command = f"sleep 0.2; kill -9 {' '.join(map(str, pids))}"
-        os.spawnlp(os.P_NOWAIT, "setsid", "setsid", "sh", "-c", command)
+        subprocess.Popen(["sh", "-c", command], start_new_session=True)
 
 
 def main() -> None:

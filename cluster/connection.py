@@ -38,8 +38,6 @@ def _connect(address: str | None, workers: Literal["auto"] | int) -> None:
         "RAY_USAGE_STATS_ENABLED": "0",
         # Workers without a GPU share keep their view of the devices, as Ray will do by default.
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        # What a killed worker leaves running is ended with it.
-        "RAY_kill_child_processes_on_worker_exit_with_raylet_subreaper": "true",
     }
     for name, value in settings.items():
         os.environ.setdefault(name, value)

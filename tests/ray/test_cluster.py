@@ -46,13 +46,12 @@ def cluster() -> Iterator[Cluster]:
     settings = {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        "RAY_AUTH_MODE": "disabled",
     }
     with pytest.MonkeyPatch.context() as patch:
         for name, value in settings.items():
             patch.setenv(name, value)
-        # A node that is gone is known to be after two seconds instead of fifteen.
-        quick = {"health_check_period_ms": 500, "health_check_failure_threshold": 3}
+        # A node that is gone is known to be after some seconds instead of fifteen.
+        quick = {"health_check_period_ms": 500, "health_check_failure_threshold": 8}
         head = {"num_cpus": 0, "include_dashboard": False, "_system_config": quick}
         found = Cluster(initialize_head=True, head_node_args=head)
         ray.init(
