@@ -168,9 +168,10 @@ class _Agent:
         """Kill Ray's process on this node and all that it started, without a word to anybody."""
         raylet = psutil.Process(os.getppid())
         pids = [raylet.pid, *(each.pid for each in raylet.children(recursive=True))]
-        # The kill comes from outside of what is killed, and after this call has come back.
+        # The blow comes after this call has come back, from a process that is nobody's child:
+        # Ray ends those of an actor with it.
         command = f"sleep 0.2; kill -9 {' '.join(map(str, pids))}"
-        subprocess.Popen(["sh", "-c", command], start_new_session=True)
+        subprocess.run(["setsid", "--fork", "sh", "-c", command], check=True)
 
 
 def main() -> None:
