@@ -30,18 +30,22 @@ from ray.cluster_utils import Cluster
 
 from autoprune.contracts.objective import Subject
 from autoprune.contracts.store import Event, EventKind
+from autoprune.controller.loop import SearchLoop
+from autoprune.controller.problem import problem_of
+from autoprune.controller.state import JobState, resumed
 from autoprune.errors import AutopruneError
 from autoprune.objectives.error import Error
 from autoprune.run import Run
-from autoprune.store.history import History
 from autoprune.store.location import open_store, record_of
 from autoprune.store.sql import SqlStore
 from autoprune.trial import Measurement, TrialState
-from benchmarks.controller import Harness, resnet20_job
+from benchmarks.controller import Harness, noop_job, resnet20_job
 from benchmarks.tune_restore import tune_figures
 from cluster import session
 from cluster.chaos import Chaos
-from cluster.connection import NAMESPACE
+from cluster.connection import NAMESPACE, connected
+from cluster.executor import RayExecutor
+from cluster.placement import Resources
 
 TRIALS = 200
 
@@ -88,10 +92,7 @@ class Trace:
         events = self.events()
         run = Run.open(self.directory)
         ended = {x.trial: x.time for x in events if x.kind.name in TrialState.__members__}
-        searched = events[-1].time
-        reported = [x.time for x in events if x.kind is EventKind.REPORTED]
-        if reported:
-            searched = max(each for each in ended.values())
+        searched = max(ended.values())  # what runs later is the report split
         costs = run.graph.costs
         by_cost: dict[tuple[int, int], list[float]] = {}
         for trial in run.history.trials.values():
@@ -253,57 +254,42 @@ def _wait(is_met: Callable[[], bool]) -> None:
 
 def soak() -> Iterator[dict[str, Any]]:
     """Run 20,000 no-op trials over Ray; what the controller grows by, and a restart."""
-    from autoprune.controller.loop import SearchLoop
-    from autoprune.controller.problem import problem_of
-    from autoprune.controller.state import JobState, resumed
-    from autoprune.job.spec import Job
-    from cluster.connection import connected
-    from cluster.executor import RayExecutor
-    from cluster.placement import Resources
-
-    harness, marks = Harness(), []
-    job = Job.model_validate(
-        {
-            "model": {"name": "cifar_resnet20"},
-            "data": {"name": "cifar10", "path": "unused"},
-            "searchers": ["random"],
-            "baselines": {"searchers": []},
-            "budget": {"trials": 20_000},
-        }
-    )
+    harness, job = Harness(), noop_job(20_000)
     problem = problem_of(job, harness.preparation)
-    with tempfile.TemporaryDirectory() as directory, connected(None, 2):
-        with SqlStore(Path(directory) / "store.sqlite") as store:
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "store.sqlite"
+        start = time.perf_counter()
+        with SqlStore(path) as store, connected(None, 2):
             store.create_job(job.name, {})
             state = JobState(job, harness.preparation, problem)
-            own = psutil.Process()
-
-            def watch(_: Any) -> None:
-                count = state.history.next_number
-                if count >= 1000 * (len(marks) + 1):
-                    marks.append((count, own.memory_info().rss))
-
-            resources = Resources(fewest=2, most=2)
-            loop = SearchLoop(
-                state, store, lambda: RayExecutor(harness.spec, resources), watcher=watch
-            )
-            start = time.perf_counter()
-            loop._report = lambda: None  # type: ignore[method-assign]  # no-ops have no weights
-            loop.run()
-            wall = time.perf_counter() - start
-        with SqlStore(Path(directory) / "store.sqlite") as store:
+            sizes = _soaked(state, store, harness)
+        wall = time.perf_counter() - start
+        with SqlStore(path) as store:
             start = time.perf_counter()
             again = resumed(store, job, harness.preparation, problem)
             restart = time.perf_counter() - start
-            assert again.history.digest() == History.replay(store.events(job.name)).digest()
+        assert again.history.digest() == state.history.digest()
     yield {
         "trials": state.history.next_number,
         "per_second": state.history.next_number / wall,
-        "mb_at_1000": marks[0][1] / 2**20,
-        "mb_at_20000": marks[-1][1] / 2**20,
-        "growth": marks[-1][1] / marks[0][1] - 1,
+        "mb_at_1000": sizes[0] / 2**20,
+        "mb_at_20000": sizes[-1] / 2**20,
+        "growth": sizes[-1] / sizes[0] - 1,
         "restart_s": restart,
     }
+
+
+def _soaked(state: JobState, store: SqlStore, harness: Harness) -> list[int]:
+    """Search; return the bytes of memory of this process after every thousand trials."""
+    sizes: list[int] = []
+
+    def watch(_: Any) -> None:
+        if state.history.next_number >= 1000 * (len(sizes) + 1):
+            sizes.append(psutil.Process().memory_info().rss)
+
+    resources = Resources(fewest=2, most=2)
+    SearchLoop(state, store, lambda: RayExecutor(harness.spec, resources), watcher=watch).run()
+    return sizes
 
 
 _FAULTS = {each.__name__: each for each in (workers, controllers, tree, nodes, soak)}

@@ -15,9 +15,10 @@ import argparse
 import json
 import os
 import random
+import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,8 @@ from autoprune.executor.local import LocalExecutor
 from autoprune.graph.network import NetworkGraph
 from autoprune.job.spec import Job
 from autoprune.models.cifar_resnet import CifarResNet
-from autoprune.preflight import evaluator_spec, preflight
+from autoprune.policy import Policy
+from autoprune.preflight import Preflight, evaluator_spec, preflight
 from autoprune.store.sql import SqlStore
 from autoprune.surgery.examination import examine
 from autoprune.testing.simulated import SimulatedExecutor
@@ -61,28 +63,30 @@ class NoopEvaluator(Evaluator):
         return Evaluation({"error": Measurement(error), "macs": Measurement(float(macs))})
 
 
+def noop_job(trials: int) -> Job:
+    """Return a random search whose model and data are never looked at."""
+    return Job.model_validate(
+        {
+            "model": {"name": "cifar_resnet20"},
+            "data": {"name": "cifar10", "path": "unused"},
+            "searchers": ["random"],
+            "baselines": {"searchers": []},
+            "budget": {"trials": trials},
+        }
+    )
+
+
 class Harness:
     """No-op searches of ResNet-20 in a store on disk."""
 
     def __init__(self) -> None:
         graph = examine(CifarResNet(20).eval(), torch.randn(2, 3, 32, 32)).graph
         self.preparation = Preparation(graph, torch.float32, 10, "", {"l1": {}})
-        target = f"{NoopEvaluator.__module__}:NoopEvaluator".replace(
-            "__main__", "benchmarks.controller"
-        )
-        self.spec = EvaluatorSpec(target, {"graph": graph.to_json()})
+        self.spec = EvaluatorSpec("benchmarks.controller:NoopEvaluator", {"graph": graph.to_json()})
 
-    def run(self, executor: Executor, trials: int, searcher: str = "random") -> dict[str, float]:
+    def run(self, executor: Executor, trials: int) -> dict[str, float]:
         """Search, and return wall seconds and the processor's milliseconds per trial."""
-        job = Job.model_validate(
-            {
-                "model": {"name": "cifar_resnet20"},
-                "data": {"name": "cifar10", "path": "unused"},
-                "searchers": [searcher],
-                "baselines": {"searchers": []},
-                "budget": {"trials": trials},
-            }
-        )
+        job = noop_job(trials)
         problem = problem_of(job, self.preparation)
         with ExitStack() as stack:
             directory = stack.enter_context(tempfile.TemporaryDirectory())
@@ -147,10 +151,8 @@ def resnet20_job(trials: int, **rung: Any) -> Job:
     )
 
 
-def trials_per_second(workers: int, trials: int, found: Any) -> float:
+def trials_per_second(workers: int, trials: int, found: Preflight) -> float:
     """Return the evaluations per second of real workers, once all of them are warm."""
-    from autoprune.policy import Policy
-
     names = [group.name for group in found.preparation.graph.groups.prunable]
     draw = random.Random(0)
     canonical = found.preparation.graph.groups.canonical
@@ -185,8 +187,6 @@ def recorded_seconds() -> list[float]:
     found = preflight(resnet20_job(1, finetune_steps=20))
     evaluator = evaluator_spec(found.job, found.preparation).build()
     names = [group.name for group in found.preparation.graph.groups.prunable]
-    from autoprune.policy import Policy
-
     laps = []
     for index in range(7):
         policy = Policy.from_keep_ratios(dict.fromkeys(names, 1 - 0.1 * index))
@@ -195,13 +195,16 @@ def recorded_seconds() -> list[float]:
     return laps[1:]  # the first one is cold
 
 
-def simulated(harness: Harness, workers: int, trials: int, seconds: list[float]) -> Executor:
-    """Run a search on simulated workers and return their executor."""
+def busy_share(harness: Harness, workers: int, trials: int, seconds: list[float]) -> float:
+    """Return the share of their time that simulated workers are busy in a search."""
     draw = random.Random(0)
-    pick: Callable[[Any], float] = lambda _: draw.choice(seconds) * draw.uniform(0.8, 1.2)  # noqa: E731
-    executor = SimulatedExecutor(harness.spec.build(), workers, pick)
+
+    def lasts(_: Any) -> float:
+        return draw.choice(seconds) * draw.uniform(0.8, 1.2)
+
+    executor = SimulatedExecutor(harness.spec.build(), workers, lasts)
     harness.run(executor, trials)
-    return executor
+    return executor.busy_share
 
 
 def main() -> None:
@@ -224,10 +227,8 @@ def main() -> None:
         rates = {f"{n}_per_second": trials_per_second(n, 60, found) for n in (1, 2)}
         _print("ResNet-20", {**rates, "gain": rates["2_per_second"] / rates["1_per_second"]})
         seconds = recorded_seconds()
-    crowd = simulated(harness, 1000, 10_000, seconds)
-    assert isinstance(crowd, SimulatedExecutor)
-    mean = sum(seconds) / len(seconds)
-    _print("1,000 simulated", {"mean_s": mean, "busy_share": crowd.busy_share})
+    share = busy_share(harness, 1000, 10_000, seconds)
+    _print("1,000 simulated", {"mean_s": statistics.mean(seconds), "busy_share": share})
 
 
 def _print(what: str, figures: Mapping[str, float]) -> None:

@@ -51,7 +51,7 @@ class Strike:
 
 
 class Chaos:
-    """Strikes in the background, from `start` or entering a `with` to `stop` or leaving it.
+    """Strikes in the background while its `with` block runs.
 
     `every_s` maps kinds to the seconds between two strikes; with `jitter` the instants are
     drawn around them, so that they do not march in step with the search. Every strike is
@@ -67,7 +67,7 @@ class Chaos:
         most: int | None = None,
     ) -> None:
         unknown = sorted(set(every_s) - set(KINDS))
-        if unknown or any(each <= 0 for each in every_s.values()):
+        if not every_s or unknown or any(each <= 0 for each in every_s.values()):
             raise ValueError(f"every_s maps {', '.join(KINDS)} to seconds, given: {dict(every_s)}")
         self.strikes: list[Strike] = []
         self._every_s = dict(every_s)

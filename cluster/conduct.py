@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from autoprune.contracts.executor import Executor
 from autoprune.contracts.store import JobRecord, Store
 from autoprune.controller.lease import held
@@ -71,13 +73,15 @@ def _state(store: Store, job: Job, record: JobRecord) -> JobState:
 
 
 def _device(job: Job) -> str:
-    """Return the kind of device that workers use; the controller's own node need not have it."""
+    """Return the kind of device that workers use; the controller's own node need not have it.
+
+    All nodes have the same torch: one that was built without CUDA uses no GPU anywhere.
+    """
     import ray
 
     wanted = job.resources.device
-    if wanted == "auto" and ray.cluster_resources().get("GPU", 0) > 0:
-        return "cuda"
-    return best_device(wanted).type
+    has_gpus = torch.backends.cuda.is_built() and ray.cluster_resources().get("GPU", 0) > 0
+    return "cuda" if wanted == "auto" and has_gpus else best_device(wanted).type
 
 
 def _executor(job: Job, state: JobState, files: Path) -> Executor:

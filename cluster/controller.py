@@ -1,7 +1,7 @@
 """A job's loop as a detached actor: it outlives who started it, and Ray restarts it.
 
     name = start(directory, job)          # or finds the one that runs already
-    reason = follow(name, directory, watcher)
+    follow(name, directory, watcher)      # until it has ended
 
 The actor holds nothing that must survive: a new one goes on from the log.
 """
@@ -23,7 +23,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from autoprune.controller.loop import SearchLoop
 from autoprune.controller.progress import Progress, Watcher
-from autoprune.errors import AutopruneError, ExecutorError
+from autoprune.errors import AutopruneError, ExecutorError, RunError
 from autoprune.job.spec import Job
 from autoprune.run import Run
 from autoprune.store.location import STORE_NAME, has_store
@@ -49,11 +49,7 @@ class SearchController:
         self._progress: Progress | None = None
         self._looked = 0.0
         self._problem: str | None = None
-        if not has_store(self._directory):
-            node = ray.get_runtime_context().get_node_id()
-            self._problem = f"node {node} does not see {directory}: put it on shared storage"
-            return
-        _log_to(self._directory / LOG_NAME)
+        self._is_stopped = False
         threading.Thread(target=self._work, daemon=True).start()
 
     def progress(self) -> Mapping[str, Any] | None:
@@ -64,11 +60,14 @@ class SearchController:
 
     def stop(self) -> None:
         """Interrupt the search, as Ctrl-C does; finished trials are kept."""
+        self._is_stopped = True
         if self._loop is not None:
             self._loop.stop()
 
     def _work(self) -> None:
         try:
+            self._require_directory()
+            _log_to(self._directory / LOG_NAME)
             conduct(
                 self._directory,
                 self._job,
@@ -78,19 +77,26 @@ class SearchController:
             )
         except KeyboardInterrupt:
             _log.info("interrupted")
-        except AutopruneError as error:
-            _log.warning("the search ended: %s", error)
-            self._problem = str(error)
-            time.sleep(2 * _LOOK_S)  # whoever looks can read it; the log has most of it as well
         except Exception as error:
-            _log.exception("the search failed")
-            self._problem = repr(error)
-            time.sleep(2 * _LOOK_S)
+            is_ours = isinstance(error, AutopruneError)
+            _log.warning("the search ended: %s", error, exc_info=not is_ours)
+            self._problem = str(error) if is_ours else repr(error)
+            time.sleep(2 * _LOOK_S)  # whoever looks can read it; the log has most of it as well
         # By name, without a restart: an end that this process merely came to would be undone.
         ray.kill(ray.get_actor(self._name, NAMESPACE), no_restart=True)
 
+    def _require_directory(self) -> None:
+        if not has_store(self._directory):
+            node = ray.get_runtime_context().get_node_id()
+            raise RunError(
+                f"node {node} does not see {self._directory}: put it on storage that all nodes "
+                "share"
+            )
+
     def _take(self, loop: SearchLoop) -> None:
         self._loop = loop
+        if self._is_stopped:  # while the job was being loaded
+            loop.stop()
 
     def _watch(self, look: Any) -> None:
         if time.monotonic() - self._looked >= _LOOK_S:

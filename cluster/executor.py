@@ -28,6 +28,7 @@ from autoprune.contracts.executor import (
 )
 from autoprune.contracts.training import TrainingItem
 from autoprune.errors import ExecutorError
+from autoprune.executor.failure import failure_of
 from autoprune.trial import Failure, FailureKind
 from cluster.fleet import Fleet, Seat, first_line
 from cluster.placement import Resources
@@ -69,11 +70,7 @@ class RayExecutor(Executor):
         self._held: list[WorkResult] = []
         self._probe_node: str | None = None
         self._sent: dict[str, Any] = {}
-        self._marker = None if files is None else files / f"{_MARKER}{uuid.uuid4().hex}"
-        if files is not None and self._marker is not None:
-            for old in files.glob(f"{_MARKER}*"):  # of a process that was killed
-                old.unlink(missing_ok=True)
-            self._marker.touch()
+        self._marker = None if files is None else _marked(files)
         self._fleet = Fleet(spec, resources, None if self._marker is None else str(self._marker))
         self._is_closed = False
         try:
@@ -142,9 +139,8 @@ class RayExecutor(Executor):
             self._fleet.lose(running.seat)
             yield failed(running.item, _lost(error))
             return
-        self._keep(served.artifacts)
         self._fleet.give_back(running.seat, served.memory_bytes)
-        result, ready = served.result, running.seat.ready
+        result, ready = self._kept(served), running.seat.ready
         is_open = ready is not None and ready.needs_probe and not running.is_probe
         if is_open and isinstance(result, WorkResult) and result.evaluation is not None:
             self._held.append(result)
@@ -211,10 +207,24 @@ class RayExecutor(Executor):
             self._sent = {name: ray.put(read_artifact(self._files, name))}
         return {name: [self._sent[name]]}
 
-    def _keep(self, artifacts: Mapping[str, bytes]) -> None:
-        for name, content in artifacts.items():
-            if self._files is not None:
+    def _kept(self, served: Served) -> Result:
+        """Return a result once the artifacts that came with it are among the run's files."""
+        try:
+            for name, content in served.artifacts.items():
+                assert self._files is not None, "artifacts come only where there is a directory"
                 write_artifact(self._files, content, Path(name).suffix)
+        except OSError as error:  # no room
+            return failed(served.result.item, failure_of(error))
+        return served.result
+
+
+def _marked(files: Path) -> Path:
+    """Leave a file in the run's directory by which workers tell whether they see it."""
+    for old in files.glob(f"{_MARKER}*"):  # of a process that was killed
+        old.unlink(missing_ok=True)
+    marker = files / f"{_MARKER}{uuid.uuid4().hex}"
+    marker.touch()
+    return marker
 
 
 def _lost(error: RayError) -> Failure:

@@ -51,16 +51,16 @@ def search(
     `store`, a `postgresql://` URL, the log is in that database. With `resume` an interrupted
     run goes on without evaluating any finished trial again; its budget and resources may
     have changed. `warm_start` is the directory of an earlier run, of this model or of
-    another one of its family, whose front is tried first of all. `address` names an existing
-    Ray cluster, on which a controller then runs the search, also when this process ends;
-    with `detach` this function returns as soon as that is started.
+    another one of its family, whose front is tried first of all. `address` names a Ray
+    cluster, on which a controller then runs the search, also when this process ends; with
+    `detach` this function returns as soon as that is started.
 
     Raises `InputError` before anything is started or written, `AutopruneError` when the
     search cannot go on. `KeyboardInterrupt` passes through after the log is closed.
     """
     job = _job(job)
     _check_place(job, address, detach)
-    directory = Path(run) if run is not None else Path("runs") / job.name
+    directory = Path("runs") / job.name if run is None else Path(run)
     if not _exists(directory, resume=resume):
         _create(job, directory, warm_start, store, is_elsewhere=address is not None)
     elif warm_start is not None or store is not None:
@@ -72,8 +72,7 @@ def search(
         _conduct_there(job, directory, address, detach, watcher)
     done = Run.open(directory)
     if not detach:
-        write_report(done, directory / REPORT_NAME)
-        _require_finished(done)
+        _conclude(done)
     return done
 
 
@@ -106,13 +105,15 @@ def _check_place(job: Job, address: str | None, detach: bool) -> None:
         raise InputError("--detach leaves a search to a cluster: name one with --address")
 
 
-def _require_finished(run: Run) -> None:
-    """Raise where the log says that the search came to no good end."""
+def _conclude(run: Run) -> None:
+    """Write the report; raise where the log says that the search came to no good end."""
+    write_report(run, run.directory / REPORT_NAME)
     history = run.history
-    if history.close_reason in ("stalled", "failed"):
+    if history.close_reason not in ("finished", "exhausted"):
+        why = f": {history.close_detail}" if history.close_detail else ""
         raise AutopruneError(
-            f"the search {history.close_reason}: {history.close_detail}; what was found is "
-            f"kept, and --resume goes on in {run.directory}"
+            f"the search was {history.close_reason}{why}; what was found is kept, and --resume "
+            f"goes on in {run.directory}"
         )
 
 

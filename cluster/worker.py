@@ -26,7 +26,6 @@ from autoprune.contracts.executor import (
     failed,
 )
 from autoprune.contracts.training import TrainingItem
-from autoprune.errors import NonFiniteError
 from autoprune.executor.failure import failure_of
 from autoprune.trial import Evaluation, Failure, FailureKind
 
@@ -153,11 +152,8 @@ def named(result: Result) -> list[str]:
 
 
 def _checked(result: WorkResult) -> WorkResult:
-    """Return a result that can be logged: not too large, and every value a number."""
+    """Return a result that is not too large to be sent and logged."""
     assert result.evaluation is not None
-    broken = [name for name, x in result.evaluation.measurements.items() if not x.is_finite]
-    if broken:
-        raise NonFiniteError(f"{', '.join(broken)}: not a number")
     size = len(json.dumps(result.evaluation.to_json(), default=str))
     if size <= LARGEST_RESULT:
         return result
@@ -185,7 +181,7 @@ def _end_daemons() -> None:
     """End what an evaluation left running in a session of its own, as daemons are."""
     own = os.getsid(0)
     for child in psutil.Process().children(recursive=True):
-        with suppress(psutil.NoSuchProcess, ProcessLookupError):
+        with suppress(psutil.Error, ProcessLookupError):
             if os.getsid(child.pid) != own:
                 child.kill()
                 child.wait(5)

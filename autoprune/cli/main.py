@@ -8,11 +8,15 @@ import sys
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from autoprune.errors import AutopruneError, InputError
+
+if TYPE_CHECKING:
+    from autoprune.job.spec import Job
+    from autoprune.run import Run
 
 app = typer.Typer(
     name="autoprune",
@@ -58,25 +62,21 @@ def search(
     format_: FormatOption = Format.text,
 ) -> None:
     """Search, and write the report."""
-    from autoprune.cli.progress import LiveProgress
-    from autoprune.cli.tables import print_result
     from autoprune.validation import load_job
-    from cluster import session
 
     loaded = load_job(job, set_)
     directory = run or Path("runs") / loaded.name
     try:
-        with LiveProgress(is_shown=format_ is Format.text) as progress:
-            done = session.search(
-                loaded,
-                directory,
-                resume=resume,
-                warm_start=warm_start,
-                address=address,
-                store=store,
-                detach=detach,
-                watcher=progress,
-            )
+        done = _searched(
+            loaded,
+            directory,
+            is_shown=format_ is Format.text,
+            resume=resume,
+            warm_start=warm_start,
+            address=address,
+            store=store,
+            detach=detach,
+        )
     except KeyboardInterrupt:
         typer.echo(
             f"interrupted; finished trials are kept: autoprune search {job} --run {directory} "
@@ -86,10 +86,26 @@ def search(
         raise typer.Exit(130) from None
     if detach:
         typer.echo(f"the search goes on without this terminal; see: autoprune front {directory}")
-    elif format_ is Format.json:
-        _print_json(done.front_json())
     else:
-        print_result(done)
+        _print_run(done, format_)
+
+
+def _searched(job: Job, directory: Path, *, is_shown: bool, **options: Any) -> Run:
+    """Search with a live line on standard error."""
+    from autoprune.cli.progress import LiveProgress
+    from cluster import session
+
+    with LiveProgress(is_shown=is_shown) as progress:
+        return session.search(job, directory, watcher=progress, **options)
+
+
+def _print_run(run: Run, format_: Format) -> None:
+    from autoprune.cli.tables import print_result
+
+    if format_ is Format.json:
+        _print_json(run.front_json())
+    else:
+        print_result(run)
 
 
 @app.command()

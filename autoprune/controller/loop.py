@@ -26,6 +26,7 @@ from autoprune.contracts.executor import (
     TrainingResult,
     WorkItem,
     WorkResult,
+    failed,
 )
 from autoprune.contracts.store import Entry, Event, EventKind, Store
 from autoprune.contracts.training import TrainingItem
@@ -87,7 +88,7 @@ class SearchLoop:
         evaluated or no worker is left, and `FencedError` if another controller took over.
         Whatever ends the run, also `KeyboardInterrupt`, is written to the log.
         """
-        reason, detail = "interrupted", ""
+        reason, detail = "failed", ""
         with self._gate:
             self._commit([entries.opened()])
             try:
@@ -100,9 +101,12 @@ class SearchLoop:
                 finally:
                     self.executor.close()
                 detail = self.agenda.stall or ""
-            except AutopruneError as error:
+            except KeyboardInterrupt:
+                reason = "interrupted"
+                raise
+            except Exception as error:
                 reason = "stalled" if isinstance(error, ExecutorError) else "failed"
-                detail = str(error)
+                detail = str(error) if isinstance(error, AutopruneError) else repr(error)
                 raise
             finally:
                 self._close(reason, detail)
@@ -227,7 +231,7 @@ class SearchLoop:
     def _wait(self) -> Sequence[Result]:
         """Wait for results; where Ctrl-C gets through."""
         with self._gate.passage():
-            return self.executor.wait(_POLL_S)
+            return [finite(each) for each in self.executor.wait(_POLL_S)]
 
     def _idle(self, seconds: float) -> None:
         """Let time pass while storage cannot serve; Ctrl-C gets through."""
@@ -264,10 +268,7 @@ class SearchLoop:
         item, failure = result.item, result.failure
         if result.evaluation is not None:
             evaluation = self._judged(item.trial, result.evaluation)
-            broken = [name for name, x in evaluation.measurements.items() if not x.is_finite]
-            if not broken:
-                return entries.completed(item.trial, evaluation, attempt=item.attempt)
-            failure = Failure(FailureKind.NONFINITE, f"not a number: {', '.join(broken)}")
+            return entries.completed(item.trial, evaluation, attempt=item.attempt)
         assert failure is not None
         build = entries.retried if is_tried_again(failure, item.attempt) else entries.failed
         return build(item.trial, failure, attempt=item.attempt - failure.kind.is_blameless)
@@ -319,6 +320,16 @@ class SearchLoop:
                 _log.warning("the searchers' state cannot be kept", exc_info=True)
                 return
             self._journal.save_snapshot(body)
+
+
+def finite(result: Result) -> Result:
+    """Return a result, as a failure where a measured value is not a number."""
+    if isinstance(result, TrainingResult) or result.evaluation is None:
+        return result
+    broken = [name for name, x in result.evaluation.measurements.items() if not x.is_finite]
+    if not broken:
+        return result
+    return failed(result.item, Failure(FailureKind.NONFINITE, f"not a number: {', '.join(broken)}"))
 
 
 def is_tried_again(failure: Failure, attempt: int) -> bool:

@@ -21,6 +21,7 @@ from ray.cluster_utils import Cluster
 
 from autoprune.contracts.executor import EvaluatorSpec
 from autoprune.contracts.store import Event, EventKind
+from autoprune.controller.progress import unwatched
 from autoprune.errors import AutopruneError, RunError
 from autoprune.run import Run
 from autoprune.store.location import open_store, record_of
@@ -31,7 +32,7 @@ from cluster import session
 from cluster.chaos import Chaos, strike
 from cluster.conduct import conduct
 from cluster.connection import NAMESPACE
-from cluster.controller import start
+from cluster.controller import follow, start
 from cluster.executor import RayExecutor
 from cluster.owner import this_process
 from cluster.placement import Resources
@@ -240,8 +241,16 @@ def test_one_job_has_one_controller(cluster: Cluster, job: dict[str, Any], tmp_p
         with pytest.raises(RunError, match="is searching in"):
             conduct(directory, validated(job), this_process())
         assert start_detached(job, directory, cluster, resume=True) == name  # the same one
+        path = tmp_path / "digits.yaml"
+        path.write_text(yaml.safe_dump(job))
+        command = [*CLI, "search", str(path), "--run", str(directory), "--resume"]
+        command += ["--address", cluster.address]
+        follower = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        wait_until(lambda: trials_are(directory, 100), "no 100 trials")
         ray.get(ray.get_actor(name, NAMESPACE).stop.remote())
-        wait_until(lambda: is_closed(directory), "it does not stop")
+        _, errors = follower.communicate(timeout=60)
+        assert follower.returncode == 1  # somebody else has ended what it followed
+        assert "was interrupted" in errors
     assert Run.open(directory).history.close_reason == "interrupted"
     assert sum(x.kind is EventKind.OPENED for x in log_of(directory)) == 1
 
@@ -298,6 +307,35 @@ def test_chaos_finds_what_it_kills_and_nothing_else(cluster: Cluster) -> None:
         gone = strike("node", random.Random(0))
         assert gone is not None
         wait_until(lambda: room() == 0, "the node still lives")
+
+
+def test_a_controller_that_cannot_work_says_so_and_goes(
+    cluster: Cluster, job: dict[str, Any], tmp_path: Path
+) -> None:
+    name = start(tmp_path / "elsewhere", validated(job))
+    with pytest.raises(AutopruneError, match="does not see"):
+        follow(name, tmp_path / "elsewhere", unwatched)
+    wait_until(lambda: is_gone(name), "the controller stays")
+
+
+def test_a_stop_counts_also_while_the_job_is_loaded(
+    cluster: Cluster, job: dict[str, Any], tmp_path: Path
+) -> None:
+    directory = tmp_path / "run"
+    with node(cluster, 2):
+        name = start_detached({**job, "budget": {"trials": 5000}}, directory, cluster)
+        ray.get(ray.get_actor(name, NAMESPACE).stop.remote())  # its loop is not there yet
+        wait_until(lambda: is_closed(directory), "it does not stop")
+    assert Run.open(directory).history.close_reason == "interrupted"
+    assert len(ended(directory)) < 5
+
+
+def is_gone(name: str) -> bool:
+    try:
+        ray.get_actor(name, NAMESPACE)
+    except ValueError:
+        return True
+    return False
 
 
 def start_detached(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,41 +13,28 @@ import pytest
 import ray
 
 from autoprune.artifacts import write_artifact
-from autoprune.contracts.executor import EvaluatorSpec, WorkItem
+from autoprune.contracts.executor import EvaluatorSpec, WorkItem, WorkResult
 from autoprune.contracts.training import TrainingItem, TrainingRequest
 from autoprune.errors import DataError, ExecutorError
 from autoprune.policy import Policy
 from autoprune.preflight import evaluator_spec, preflight
 from autoprune.testing import ExecutorContract
-from autoprune.testing.evaluators import SCRIPTED
+from autoprune.testing.evaluators import SCRIPTED, item
 from autoprune.testing.executor import run
-from autoprune.trial import FailureKind
+from autoprune.trial import Evaluation, FailureKind
 from autoprune.validation import validated
 from cluster.executor import RayExecutor
 from cluster.placement import Resources
-from cluster.worker import EvaluationWorker, Limits
+from cluster.worker import EvaluationWorker, Limits, Served
+from tests.unit.test_generation import OPTIONS
 
-pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore::ResourceWarning")]
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.usefixtures("one_ray"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
 _SPEC = EvaluatorSpec(SCRIPTED)
-_TRAINING = {
-    "slice_steps": 10,
-    "batch_size": 32,
-    "learning_rate": 0.05,
-    "generator": "residual",
-    "rank": 4,
-    "hidden": 16,
-}
 ONE, TWO = (Resources(fewest=count, most=count) for count in (1, 2))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_ray() -> Iterator[None]:
-    ray.init(
-        address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
-        logging_level="ERROR",
-    )  # fmt: skip
-    yield
-    ray.shutdown()
 
 
 class TestRayExecutor(ExecutorContract):
@@ -168,16 +156,37 @@ def test_artifacts_travel_where_the_directory_of_the_run_is_not_seen(
     served = ray.get(one.evaluate.remote(WorkItem(0, Policy(), split="report"), {}))
     name = served.result.evaluation.weights
     assert write_artifact(tmp_path, served.artifacts[name], ".safetensors") == name
-    item = TrainingItem("metapruning", TrainingRequest(20, _TRAINING))
-    served = ray.get(one.train.remote(item, {}))
+    training = TrainingItem("metapruning", TrainingRequest(20, OPTIONS))
+    served = ray.get(one.train.remote(training, {}))
     assert served.result.failure is None
     checkpoint = served.result.progress.checkpoint
     sent = {checkpoint: [ray.put(served.artifacts[checkpoint])]}
-    again = ray.get(other.train.remote(replace(item, progress=served.result.progress), sent))
+    again = ray.get(other.train.remote(replace(training, progress=served.result.progress), sent))
     assert again.result.failure is None
     assert again.result.progress.done > served.result.progress.done
-    missing = ray.get(far_away().train.remote(replace(item, progress=served.result.progress), {}))
+    missing = ray.get(
+        far_away().train.remote(replace(training, progress=served.result.progress), {})
+    )
     assert missing.result.failure.kind is FailureKind.INVALID
+
+
+def test_an_artifact_for_which_there_is_no_room_is_no_fault_of_its_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(*_: Any) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("cluster.executor.write_artifact", no_room)
+    executor = RayExecutor(_SPEC, ONE, files=tmp_path)
+    try:
+        done = WorkResult(item(7), Evaluation({}, weights="a.safetensors"))
+        kept = executor._kept(Served(done, {"a.safetensors": b"a"}))
+        assert kept.failure is not None
+        assert kept.failure.kind is FailureKind.INFRA
+        assert kept.item == done.item
+        assert executor._kept(Served(done)) is done
+    finally:
+        executor.close()
 
 
 def test_material_that_cannot_be_gathered_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:

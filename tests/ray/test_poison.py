@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-import ray
 
 from autoprune.contracts.executor import EvaluatorSpec
 from autoprune.contracts.searcher import Searcher
@@ -21,7 +20,11 @@ from cluster.executor import RayExecutor
 from cluster.placement import Resources
 from tests.searching import small_job, small_state
 
-pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore::ResourceWarning")]
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.usefixtures("one_ray"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
 # Enough for a worker, and soon too little for one that hoards.
 RESOURCES = Resources(fewest=2, most=2, memory_bytes=2**30, trial_timeout_s=10.0)
 ENDS = {
@@ -55,16 +58,6 @@ class Poisoner(Searcher):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.left = list(state["left"])
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_ray() -> Iterator[None]:
-    ray.init(
-        address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
-        logging_level="ERROR",
-    )  # fmt: skip
-    yield
-    ray.shutdown()
 
 
 def test_poisoned_trials_end_with_their_kind_and_the_others_are_untouched(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import pytest
 import yaml
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from autoprune.errors import ExecutorError, InputError, JobError
+from autoprune.errors import AutopruneError, ExecutorError, InputError, JobError
 from autoprune.run import Run
 from cluster.ray_job import cluster_job, submit
 
@@ -128,6 +129,28 @@ def test_a_submitted_job_searches_on_the_cluster(
     assert first.removesuffix("-1") == again.removesuffix("-2")
     assert _end(client, again) is JobStatus.SUCCEEDED, client.get_job_logs(again)
     assert len(Run.open(run).completed()) > len(done.completed())
+
+
+def test_stopping_the_submission_interrupts_the_search(
+    dashboard: str, job: Mapping[str, Any], tmp_path: Path
+) -> None:
+    run, client = tmp_path / "run", JobSubmissionClient(dashboard)
+    path = _written(job, tmp_path)
+    submission = submit(path, dashboard, str(run), overrides=["budget.trials=100000"])
+
+    def await_run(is_so: Callable[[Run], bool]) -> None:
+        until = time.monotonic() + 90
+        while True:
+            with suppress(AutopruneError):  # not there yet, or only half
+                if is_so(Run.open(run)):
+                    return
+            assert time.monotonic() < until, client.get_job_logs(submission)
+            time.sleep(0.5)
+
+    await_run(lambda opened: len(opened.completed()) > 3)
+    client.stop_job(submission)
+    assert _end(client, submission) is JobStatus.STOPPED
+    await_run(lambda opened: opened.history.close_reason == "interrupted")
 
 
 def test_the_entrypoint_is_what_the_cluster_runs(

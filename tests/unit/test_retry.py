@@ -67,11 +67,12 @@ def search(path: Path, fate: Fate, trials: int = 4) -> tuple[str, JobState, list
         return SearchLoop(state, store, lambda: executor).run(), state, executor.items
 
 
-def closing(path: Path) -> str:
-    """Return what the log says about the end of the last session."""
+def closing(path: Path, reason: str = "stalled") -> str:
+    """Return what the log says about the end of the last session, which was for `reason`."""
     with SqlStore(path / "store.sqlite", read_only=True) as store:
         last = list(store.events("job"))[-1]
     assert last.kind is EventKind.CLOSED
+    assert last.body["reason"] == reason
     return str(last.body["detail"])
 
 
@@ -163,7 +164,7 @@ def test_a_search_in_which_nothing_works_stalls_says_why_and_can_go_on(
     known = len(state.history.trials)
     end, state, items = search(tmp_path, lambda item: None, trials=30)
     assert end == "finished"
-    assert closing(tmp_path) == ""
+    assert closing(tmp_path, "finished") == ""
     assert sum(x.split == "search" for x in items) == len(state.history.trials) - known + (
         failure is LOSS  # its trial was still open
     )
@@ -231,7 +232,7 @@ def test_what_is_no_number_fails_its_trial_whoever_measured_it(
 def test_a_dense_network_that_fails_ends_the_search_with_its_failure(tmp_path: Path) -> None:
     with pytest.raises(AutopruneError, match="dense network cannot be evaluated: signal 11"):
         search(tmp_path, lambda item: CRASH)
-    assert "signal 11" in closing(tmp_path)
+    assert "signal 11" in closing(tmp_path, "failed")
 
 
 def test_a_report_whose_workers_are_always_lost_ends_and_can_go_on(tmp_path: Path) -> None:
@@ -245,3 +246,15 @@ def test_a_report_whose_workers_are_always_lost_ends_and_can_go_on(tmp_path: Pat
     assert end == "finished"
     assert state.front.members
     assert {item.split for item in items} == {"report"}
+
+
+def test_what_nobody_expected_is_logged_as_a_failure(tmp_path: Path) -> None:
+    def fate(item: WorkItem) -> Failure | None:
+        if item.trial > 2:
+            raise ZeroDivisionError("a bug of ours")
+        return None
+
+    with pytest.raises(ZeroDivisionError):
+        search(tmp_path, fate)
+    assert "a bug of ours" in closing(tmp_path, "failed")
+    assert search(tmp_path, lambda item: None)[0] == "finished"

@@ -9,6 +9,11 @@ down_revision = None
 
 def upgrade() -> None:
     """Create the tables."""
+    _create_log()
+    _create_derived()
+
+
+def _create_log() -> None:
     op.create_table(
         "job",
         sql.Column("name", sql.Text, primary_key=True),
@@ -34,6 +39,9 @@ def upgrade() -> None:
         sql.Column("seq", sql.Integer, primary_key=True, autoincrement=False),
         sql.Column("body", sql.LargeBinary, nullable=False),
     )
+
+
+def _create_derived() -> None:
     op.create_table(
         "trial",
         sql.Column("job", sql.Text, sql.ForeignKey("job.name"), primary_key=True),
