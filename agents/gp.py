@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from optuna.samplers import GPSampler
@@ -14,6 +15,8 @@ from ._optuna import Study, revised, violation
 
 # What the model imagines of a running trial costs as much as many results.
 _RUNNING = 8
+# With five an ask takes a second, with six five and more, and ever longer.
+_MOST_GOALS = 5
 
 
 class GP(Study):
@@ -32,12 +35,18 @@ class GP(Study):
         modelled: How many results the model is fitted on at most.
 
     Raises:
-        PluginError: A startup below 2, or fewer modelled results than the startup.
+        PluginError: A startup below 2, fewer modelled results than the startup, or more than
+            five goals.
     """
 
     def __init__(
         self, problem: SearchProblem, *, seed: int = 0, startup: int = 20, modelled: int = 60
     ) -> None:
+        if len(problem.goals) > _MOST_GOALS:
+            raise PluginError(
+                f"gp takes at most {_MOST_GOALS} objectives, given: {len(problem.goals)}; with "
+                "more a proposal takes it many seconds; use surrogate"
+            )
         if modelled < startup:
             raise PluginError(f"modelled must be at least startup ({startup}), given: {modelled!r}")
         super().__init__(problem, seed=seed, startup=startup, kept=modelled)
@@ -70,3 +79,10 @@ class _Sampler(GPSampler):
         self._n_local_search = 2
         self._n_qmc_samples_ehvi = 16
         self._tol = 1e-2
+
+    def sample_relative(self, *args: Any) -> dict[str, Any]:
+        """Suggest values without Optuna's advice against more than four objectives."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Box decomposition")
+            suggested: dict[str, Any] = super().sample_relative(*args)
+        return suggested

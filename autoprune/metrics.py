@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from autoprune import plugins
@@ -59,13 +60,20 @@ def cheap_measurements(metrics: dict[str, Objective], costs: Costs) -> dict[str,
     }
 
 
-def violations(
-    job: Job, measured: dict[str, Measurement], dense: dict[str, Measurement]
-) -> dict[str, float]:
-    """Return the broken constraints among those whose metric is measured: text → amount."""
+def constrained(job: Job, evaluation: Evaluation, dense: Mapping[str, Measurement]) -> Evaluation:
+    """Return the evaluation with the constraints that it breaks, hard and soft.
+
+    `dense` is what was measured of the dense network; constraints on metrics that are not
+    measured here, or not there, are left out.
+    """
     amounts = {
-        each.text: each.violation(measured[each.metric].value, dense[each.metric].value)
+        each: each.violation(evaluation.value(each.metric), dense[each.metric].value)
         for each in job.constraints
-        if each.metric in measured and each.metric in dense
+        if each.metric in evaluation.measurements and each.metric in dense
     }
-    return {text: amount for text, amount in amounts.items() if amount > 0}
+    broken = {each: amount for each, amount in amounts.items() if amount > 0}
+    return replace(
+        evaluation,
+        violations={each.text: amount for each, amount in broken.items() if not each.is_soft},
+        misses={each.text: amount for each, amount in broken.items() if each.is_soft},
+    )

@@ -15,10 +15,13 @@ import ast
 import importlib
 import importlib.util
 import inspect
+import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
@@ -74,7 +77,7 @@ def load(kind: str, name: str) -> type[Any]:
             raise PluginError(f"unknown {kind} {name!r}; {suggestion(name, _files(kind))}")
         module_name, class_name = f"{SHELVES[kind].package}.{path.stem}", ""
     try:
-        module = importlib.import_module(module_name)
+        module = import_here(module_name)
     except ImportError as error:
         raise PluginError(f"{kind} {name!r} cannot be imported: {error}") from error
     contract = _contract(kind)
@@ -82,6 +85,15 @@ def load(kind: str, name: str) -> type[Any]:
     if not (inspect.isclass(plugin) and issubclass(plugin, contract)):
         raise PluginError(f"{kind} {name!r} must be a class derived from {contract.__qualname__}")
     return plugin
+
+
+def import_here(name: str) -> ModuleType:
+    """Import a module that is installed or lies in the working directory."""
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        # The console script leaves it out. Last, so that no installed package is shadowed,
+        # and for good, because a user's module may import more when it runs.
+        sys.path.append(os.getcwd())
+    return importlib.import_module(name)
 
 
 def check(kind: str, spec: PluginSpec, path: str) -> list[Violation]:

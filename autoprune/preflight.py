@@ -14,17 +14,19 @@ import torch
 
 from autoprune import plugins
 from autoprune.contracts.executor import EvaluatorSpec, WorkItem
+from autoprune.contracts.objective import Subject
 from autoprune.errors import InputError, ModelError
 from autoprune.evaluation.inference import BATCH, best_device, fastest_dtype
 from autoprune.evaluation.material import load_dataset, load_model
-from autoprune.evaluation.preparation import Preparation
+from autoprune.evaluation.preparation import Preparation, is_automatic, space_of
 from autoprune.evaluation.workbench import fingerprint, to_layout
 from autoprune.graph.cost import Costs
 from autoprune.graph.group import GroupTable
-from autoprune.job.constraint import Constraint
 from autoprune.job.spec import Job, PluginSpec
-from autoprune.metrics import cheap_measurements, metrics_of
+from autoprune.metrics import metrics_of
+from autoprune.objectives.latency import Latency
 from autoprune.policy import Policy
+from autoprune.reachability import Reach, reaches
 from autoprune.space import Choice, Float, SearchSpace, Value
 from autoprune.surgery.examination import examine
 from autoprune.surgery.plan import Scores
@@ -43,7 +45,7 @@ class Preflight:
     space: SearchSpace
     dense: Costs
     lowest: Costs
-    reachable: tuple[tuple[Constraint, bool | None], ...]
+    reaches: tuple[Reach, ...]
 
 
 def preflight(job: Job) -> Preflight:
@@ -54,6 +56,11 @@ def preflight(job: Job) -> Preflight:
     device = best_device(job.resources.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError("resources.device is 'cuda' but no CUDA device is available; use auto")
+    for name, metric in metrics_of(job).items():
+        try:
+            metric.check(device.type)
+        except InputError as error:
+            raise InputError(f"{name} cannot be measured: {error}") from error
     dataset = load_dataset(job)
     model = to_layout(load_model(job, dataset), device)
     sample = dataset.normalise(dataset.train.inputs[:BATCH].to(device))
@@ -65,11 +72,12 @@ def preflight(job: Job) -> Preflight:
         dataset.num_classes,
         fingerprint(model),
         _scores(job, model, graph.groups),
+        _multiple(job, Subject(graph.costs.costs(Policy()), network=model, example=sample)),
     )
-    space = plugins.create("space", job.space, graph.groups)
+    space = space_of(job, preparation)
     dense, lowest = graph.costs.costs(Policy()), _lowest(space, preparation)
-    reachable = tuple((each, _reachable(job, each, dense, lowest)) for each in job.constraints)
-    return Preflight(job, preparation, space, dense, lowest, reachable)
+    ends = reaches(job, graph.costs, lowest, evaluator_spec(job, preparation))
+    return Preflight(job, preparation, space, dense, graph.costs.costs(lowest), ends)
 
 
 def criterion_of(job: Job) -> str:
@@ -83,16 +91,21 @@ def _scores(job: Job, model: torch.nn.Module, groups: GroupTable) -> dict[str, S
     return {name: score_groups(model, groups, criterion)}
 
 
+def _multiple(job: Job, dense: Subject) -> int:
+    """Return what `space.round_to: auto` stands for: measured where the job's latency is."""
+    if not is_automatic(job):
+        return 1
+    own = (each for each in metrics_of(job).values() if isinstance(each, Latency))
+    return next(own, Latency()).preferred_multiple(dense)
+
+
 def require_reachable(found: Preflight) -> None:
-    """Raise `InputError` if a constraint on a cheap cost cannot be met by any policy."""
-    for constraint, is_reachable in found.reachable:
-        if is_reachable is False:
+    """Raise `InputError` if a hard constraint cannot be met by any policy of the space."""
+    for each in found.reaches:
+        if each.is_reachable is False and not each.constraint.is_soft:
             raise InputError(
-                f"constraint {constraint.text!r} cannot be met: the smallest network of the "
-                f"space has {found.lowest.macs:,} macs, {found.lowest.params:,} params and "
-                f"{found.lowest.size_bytes:,} bytes (dense: {found.dense.macs:,}, "
-                f"{found.dense.params:,}, {found.dense.size_bytes:,}); relax it, or lower "
-                "space.keep_ratio"
+                f"constraint {each.constraint.text!r} cannot be met: {each.reason}; relax it, "
+                "lower space.keep_ratio, or make it {soft: ...}"
             )
 
 
@@ -145,14 +158,14 @@ def inspection(found: Preflight, seconds: float) -> dict[str, Any]:
         "lowest": {"macs": found.lowest.macs, "params": found.lowest.params},
         "groups": groups,
         "constraints": [
-            {"text": each.text, "reachable": is_reachable} for each, is_reachable in found.reachable
+            {"text": each.constraint.text, "reachable": each.is_reachable} for each in found.reaches
         ],
         "seconds_per_trial": seconds,
     }
 
 
-def _lowest(space: SearchSpace, preparation: Preparation) -> Costs:
-    """Return the cost with every number at its lowest value, and the options that cost least."""
+def _lowest(space: SearchSpace, preparation: Preparation) -> Policy:
+    """Return the policy of every number's lowest value, and of the options that cost least."""
     values: dict[str, Value] = {
         each.name: each.options[0] if isinstance(each, Choice) else each.low
         for each in space.parameters
@@ -165,18 +178,7 @@ def _lowest(space: SearchSpace, preparation: Preparation) -> Costs:
         if isinstance(each, Choice):
             macs = [with_option(each.name, option).macs for option in each.options]
             values[each.name] = each.options[macs.index(min(macs))]
-    return preparation.graph.costs.costs(space.decode(values))
-
-
-def _reachable(job: Job, constraint: Constraint, dense: Costs, lowest: Costs) -> bool | None:
-    """Say whether a constraint can be met; None where only a measurement tells."""
-    metrics = metrics_of(job)
-    at_dense, at_lowest = cheap_measurements(metrics, dense), cheap_measurements(metrics, lowest)
-    if constraint.metric not in at_dense:
-        return None
-    bound_base = at_dense[constraint.metric].value
-    ends = (at_dense[constraint.metric].value, at_lowest[constraint.metric].value)
-    return any(constraint.violation(value, bound_base) == 0.0 for value in ends)
+    return preparation.graph.groups.canonical(space.decode(values))
 
 
 def _check_classes(model: torch.nn.Module, sample: torch.Tensor, num_classes: int) -> None:

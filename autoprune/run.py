@@ -19,12 +19,13 @@ from typing import Any
 
 from autoprune.contracts.objective import Goal
 from autoprune.contracts.store import JobRecord
+from autoprune.controller.forecast import ForecastError, Forecasts
 from autoprune.errors import InputError, RunError, suggestion
 from autoprune.front import Front
 from autoprune.graph.network import NetworkGraph
 from autoprune.job.constraint import Constraint
 from autoprune.job.spec import Job
-from autoprune.metrics import goals_of, referenced
+from autoprune.metrics import goals_of, metrics_of, referenced
 from autoprune.store.history import History
 from autoprune.store.location import open_store, record_of
 from autoprune.trial import Evaluation, Trial, TrialState
@@ -79,7 +80,7 @@ class Run:
         With `on_report` the members are those of the search split, judged by their values
         on the report split.
         """
-        members = Front(self.goals)
+        members = Front(self.goals, significance=self.job.significance)
         for trial in self.completed():
             is_wanted = searcher is None or trial.searcher == searcher
             if is_wanted and trial.rung == self.top_rung:
@@ -88,6 +89,13 @@ class Run:
             return members
         reported = [trial for trial in members.members if trial.report is not None]
         return Front.of(reported, self.goals, use_report=True)
+
+    def forecast_errors(self) -> dict[str, ForecastError]:
+        """Return how far predictions of what is dear to measure were off, by metric."""
+        found = Forecasts(metrics_of(self.job), self.graph.costs)
+        for trial in self.completed():
+            found.take(trial)
+        return found.errors()
 
     def trial(self, name: str) -> Trial:
         """Return a trial by number, `knee`, `best:METRIC` or `weights:METRIC=W,…`.

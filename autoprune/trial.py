@@ -12,7 +12,7 @@ every trial has exactly one terminal event.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -90,16 +90,42 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One measured value in its objective's unit; `low` and `high` bound it where known."""
+    """One measured value in its objective's unit.
+
+    `low` and `high` bound it with 95 % confidence where that is known. `note` is what must be
+    read beside the value: that it is an estimate, that the machine was noisy, what could not
+    be judged. `parts` are values that it comes from or goes with, by name: of every group, the
+    ratio to the dense network.
+    """
 
     value: float
     low: float | None = None
     high: float | None = None
+    note: str = ""
+    parts: Mapping[str, Measurement] = field(default_factory=dict)
 
     @property
     def is_finite(self) -> bool:
         """Say whether the value is a number that can stand in a front."""
         return math.isfinite(self.value)
+
+    def to_json(self) -> list[Any]:
+        """Return [value, low, high], then note and parts where there are any."""
+        body: list[Any] = [self.value, self.low, self.high]
+        if self.note or self.parts:
+            body.append(self.note)
+        if self.parts:
+            body.append({name: each.to_json() for name, each in self.parts.items()})
+        return body
+
+    @classmethod
+    def from_json(cls, body: Sequence[Any]) -> Measurement:
+        """Rebuild a measurement from `to_json`."""
+        value, low, high = body[:3]
+        note = body[3] if len(body) > 3 else ""
+        parts = body[4] if len(body) > 4 else {}
+        own = {name: cls.from_json(each) for name, each in parts.items()}
+        return cls(value, low, high, note, own)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,21 +133,25 @@ class Evaluation:
     """What one attempt at one rung measured.
 
     `measurements` maps metric names to values; `violations` maps constraint texts to the
-    amount by which they are broken (> 0), relative to the bound; `phases_s` splits
-    `seconds` into named parts; `weights` names the stored weights, where any were kept.
+    amount by which they are broken (> 0), relative to the bound, and `misses` those of soft
+    constraints; `phases_s` splits `seconds` into named parts; `weights` names the stored
+    weights, where any were kept. `surveys` is what predictors of metrics were built on, by
+    metric; only the dense network's evaluation has any.
     """
 
     measurements: Mapping[str, Measurement]
     violations: Mapping[str, float] = field(default_factory=dict)
+    misses: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     phases_s: Mapping[str, float] = field(default_factory=dict)
     peak_bytes: int = 0
     device: str = "cpu"
     weights: str | None = None
+    surveys: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_feasible(self) -> bool:
-        """Say whether no constraint is broken."""
+        """Say whether no hard constraint is broken."""
         return not self.violations
 
     def value(self, metric: str) -> float:
@@ -131,21 +161,23 @@ class Evaluation:
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that `from_json` turns back into an equal evaluation."""
         return {
-            "measurements": {
-                name: [each.value, each.low, each.high] for name, each in self.measurements.items()
-            },
+            "measurements": {name: each.to_json() for name, each in self.measurements.items()},
             "violations": dict(self.violations),
+            "misses": dict(self.misses),
             "seconds": self.seconds,
             "phases_s": dict(self.phases_s),
             "peak_bytes": self.peak_bytes,
             "device": self.device,
             "weights": self.weights,
+            "surveys": dict(self.surveys),
         }
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> Evaluation:
         """Rebuild an evaluation from `to_json`."""
-        measurements = {name: Measurement(*each) for name, each in body["measurements"].items()}
+        measurements = {
+            name: Measurement.from_json(each) for name, each in body["measurements"].items()
+        }
         return cls(**{**body, "measurements": measurements})
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from autoprune import plugins
+from autoprune.data.groups import CLASS
 from autoprune.errors import JobError, PluginError, Violation, suggestion
 from autoprune.job.load import read_job_file
 from autoprune.job.spec import (
@@ -23,7 +24,7 @@ from autoprune.job.spec import (
     RungSpec,
     SplitSpec,
 )
-from autoprune.metrics import metric_plugin
+from autoprune.metrics import metric_plugin, metrics_of
 from autoprune.models.catalog import is_known, model_names
 
 _SECTIONS: Mapping[str, type[BaseModel]] = {
@@ -88,7 +89,7 @@ def _plugin_entries(raw: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
         yield "space", "space", raw["space"]
     data = raw.get("data")
     if isinstance(data, Mapping):
-        rest = {key: each for key, each in data.items() if key != "splits"}
+        rest = {key: each for key, each in data.items() if key not in DataSpec.model_fields}
         yield "data", "data", data.get("source", rest)
     elif data is not None:
         yield "data", "data", data
@@ -131,6 +132,21 @@ def _meaning_problems(job: Job) -> Iterator[Violation]:
                 metric_plugin(constraint.metric)
             except PluginError as error:
                 yield Violation(f"constraints.{index}", constraint.text, str(error))
+    yield from _missing_groups(job)
     criterion = job.space.options.get("criterion")
     if isinstance(criterion, str):
         yield from plugins.check("criterion", PluginSpec(name=criterion), "space.criterion")
+
+
+def _missing_groups(job: Job) -> Iterator[Violation]:
+    """Report what compares groups where a job names none but the classes."""
+    if any(title != CLASS for title in job.data.groups):
+        return
+    try:
+        metrics = metrics_of(job)
+    except PluginError:
+        return  # reported with the plug-ins
+    compared = sorted(name for name, each in metrics.items() if each.needs_groups)
+    if compared:
+        rule = f"{', '.join(compared)} compares groups: name an attribute, as in 'groups: sex'"
+        yield Violation("data.groups", job.data.groups, rule)

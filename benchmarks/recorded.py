@@ -135,8 +135,9 @@ class RecordedNetwork:
         item = replace(item, split="report")
         dtype = self.preparation.dtype
         network = self.evaluator.network(item, dtype)
-        predictions = self.evaluator._predictions(network, item, dtype)
-        return Evaluation(self.evaluator._measured(item, predictions), device=bench.device_name)
+        judge = self.evaluator.judge
+        measured = judge.measure(judge.subject(network, item, dtype))
+        return Evaluation(measured, device=bench.device_name)
 
 
 def _checkpoint(name: str) -> str:

@@ -49,8 +49,8 @@ def compare(evaluator: NetworkEvaluator, policy: Policy, dtype: torch.dtype) -> 
     """Time the rung and the bare passes in turn; return medians and their ratio."""
     item = WorkItem(0, policy)
     carved = evaluator.bench.plan.carve(policy)
-    train = evaluator.inputs("train", 1000, dtype)
-    images = [*train, *evaluator.inputs("search", 2000, dtype)]
+    train = evaluator.judge.inputs("train", 1000, dtype)
+    images = [*train, *evaluator.judge.inputs("search", 2000, dtype)]
     exact = [batch.float() for batch in images]
     forms = {"rung0_s": lambda: evaluator.evaluate(item)}
     bare = cast(carved, dtype)

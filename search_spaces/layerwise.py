@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from typing import Literal
 
 from autoprune.errors import InputError, PolicyError, suggestion
 from autoprune.graph.group import GroupTable, PrunableGroup
@@ -28,7 +29,8 @@ class Layerwise(SearchSpace):
 
     Args:
         keep_ratio: Lowest and highest share of a group's units that may be kept.
-        round_to: Counts are multiples of this, which many kernels run faster on.
+        round_to: Counts are multiples of this, which many kernels run faster on; `auto` is what
+            the device likes best, measured in the pre-flight.
         criterion: Name of the criterion that ranks the units of a group.
         include: Patterns of group names, as in `layer*.conv1`; none means all groups.
         exclude: Patterns of group names that stay whole; stronger than `include`.
@@ -44,7 +46,7 @@ class Layerwise(SearchSpace):
         groups: GroupTable,
         *,
         keep_ratio: tuple[float, float] = (0.1, 1.0),
-        round_to: int = 1,
+        round_to: int | Literal["auto"] = 1,
         criterion: str = "l1",
         include: tuple[str, ...] = (),
         exclude: tuple[str, ...] = (),
@@ -54,6 +56,10 @@ class Layerwise(SearchSpace):
         if not 0.0 < low <= high <= 1.0:
             raise InputError(
                 f"keep_ratio must be [low, high] with 0 < low <= high <= 1, given: {keep_ratio!r}"
+            )
+        if round_to == "auto":
+            raise InputError(
+                "round_to: auto is measured; give the number that the pre-flight found"
             )
         if round_to < 1:
             raise InputError(f"round_to must be at least 1, given: {round_to!r}")

@@ -152,8 +152,7 @@ def inspect(
     if format_ is Format.json:
         _print_json(body)
     else:
-        blocks = [each.name for each in found.preparation.graph.groups.droppable]
-        print_inspection(body, blocks)
+        print_inspection(body, found)
 
 
 @app.command()

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from autoprune.numbers import readable
+from autoprune.report.remarks import by_group, forecasts, remarks
 from autoprune.report.summary import summarise
 from autoprune.run import REPORT_NAME, Run, shown
 from autoprune.trial import Measurement, Trial
 
+if TYPE_CHECKING:
+    from autoprune.preflight import Preflight
+
 _console = Console(highlight=False)
 # Of columns that are not as wide as their headers: labels, and a header that may wrap.
 _WIDTHS = {"": 11, "on the front": 6}
+_MANY = 3
 
 
 def print_result(run: Run) -> None:
@@ -41,18 +46,28 @@ def print_result(run: Run) -> None:
             _volume(row.report_hypervolume),
         )
     _console.print(table)
+    for line in forecasts(run):
+        _console.print(line)
     _console.print(f"report: {run.directory / REPORT_NAME}", soft_wrap=True)
 
 
 def print_front(run: Run, trials: Sequence[Trial]) -> None:
-    """Print trials with their objectives; the dense network stands above for comparison."""
+    """Print trials with their objectives; the dense network stands above for comparison.
+
+    More than `_MANY` objectives are shown without intervals and shares of dense, for room.
+    """
     splits = {"report" if trial.report else "search" for trial in trials}
     where = " and ".join(sorted(splits)) or "search"
-    table = Table(title=f"{run.job.name}: {len(trials)} trials, values on the {where} split")
+    title = f"{run.job.name}: {len(trials)} trials, values on the {where} split"
+    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("trial", justify="right")
+    is_wide = len(run.goals) <= _MANY
     for goal in run.goals:
-        table.add_column(f"{goal.name} [{goal.unit}]", justify="right")
-        table.add_column("of dense", justify="right")
+        # A long name may be broken where it has a seam.
+        name = f"{goal.name} [{goal.unit}]" if is_wide else goal.name.replace("_", "_\n")
+        table.add_column(name, justify="right")
+        if is_wide:
+            table.add_column("of dense", justify="right")
     table.add_column("searcher")
     table.add_column("rung", justify="right")
     dense = run.dense
@@ -62,6 +77,8 @@ def print_front(run: Run, trials: Sequence[Trial]) -> None:
         if trial.number != 0:
             table.add_row(*_cells(run, trial, dense))
     _console.print(table)
+    for line in remarks(trials):
+        _console.print(f"* {line}")
 
 
 def print_trial(run: Run, body: Mapping[str, Any]) -> None:
@@ -92,12 +109,29 @@ def print_trial(run: Run, body: Mapping[str, Any]) -> None:
         cells = (each["trial"], each["rung"], each["split"], measured, f"{each['seconds']:.2f}")
         table.add_row(*map(str, cells))
     _console.print(table)
+    trial = run.history.trials[body["id"]]
+    if trial.evaluation is not None:
+        _print_details(run, trial)
     others = ", ".join(map(str, body["dominated_by"]))
     _console.print(f"dominated by {others}" if others else "not dominated by any front member")
 
 
-def print_inspection(body: Mapping[str, Any], blocks: Sequence[str]) -> None:
-    """Print what `autoprune inspect` found; `blocks` are those that may be left out."""
+def _print_details(run: Run, trial: Trial) -> None:
+    """Print what was noted of a trial's values, and every group's."""
+    for line in remarks([trial]):
+        _console.print(line)
+    rows = by_group(run, trial)
+    if rows:
+        table = Table(title="by group")
+        for column in ("metric", "group", "dense", f"#{trial.number}"):
+            table.add_column(column)
+        for row in rows:
+            table.add_row(row.metric, row.group, row.dense, row.value)
+        _console.print(table)
+
+
+def print_inspection(body: Mapping[str, Any], found: Preflight) -> None:
+    """Print what `autoprune inspect` found: the documented JSON, and the reasons behind it."""
     dense, lowest = body["dense"], body["lowest"]
     _console.print(f"[bold]{body['model']}[/bold]")
     _console.print(f"dense  {dense['macs']:>15,} macs  {dense['params']:>13,} params")
@@ -118,11 +152,15 @@ def print_inspection(body: Mapping[str, Any], blocks: Sequence[str]) -> None:
             style="dim" if group["frozen"] else "",
         )
     _console.print(table)
+    blocks = [each.name for each in found.preparation.graph.groups.droppable]
     if blocks:
         _console.print(f"blocks that may be left out (space.depth): {', '.join(blocks)}")
-    words = {True: "can be met", False: "CANNOT be met", None: "only a measurement tells"}
-    for each in body["constraints"]:
-        _console.print(f"{each['text']}: {words[each['reachable']]}")
+    if found.job.space.options.get("round_to") == "auto":
+        _console.print(f"space.round_to: auto is {found.preparation.multiple} on this device")
+    words = {True: "can be met", False: "CANNOT be met", None: "only a search tells"}
+    for each in found.reaches:
+        kind = " (soft)" if each.constraint.is_soft else ""
+        _console.print(f"{each.constraint.text}{kind}: {words[each.is_reachable]}; {each.reason}")
     _console.print(f"{body['seconds_per_trial']:.2f} s per trial at the lowest rung, one worker")
 
 
@@ -141,14 +179,21 @@ def _cells(run: Run, trial: Trial, dense: Trial | None) -> list[str]:
     cells = [str(trial.number)]
     for goal in run.goals:
         measured = shown(trial).measurements[goal.name]
+        if len(run.goals) > _MANY:
+            cells.append(_marked(measured, goal.unit))
+            continue
         cells.append(_with_interval(measured, goal.unit))
         base = shown(dense).value(goal.name) if dense and dense.evaluation else 0.0
         cells.append(f"{measured.value / base:.2f}×" if base else "")
     return [*cells, trial.searcher, str(trial.rung)]
 
 
+def _marked(measured: Measurement, unit: str) -> str:
+    return readable(measured.value, unit) + ("*" if measured.note else "")
+
+
 def _with_interval(measured: Measurement, unit: str) -> str:
-    text = readable(measured.value, unit)
+    text = _marked(measured, unit)
     if measured.low is None or measured.high is None:
         return text
     return f"{text} ({readable(measured.low, unit)} – {readable(measured.high, unit)})"

@@ -7,7 +7,8 @@ source.load()         # RawData(train_inputs (1078, 8, 8, 1) uint8, ...)
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -18,7 +19,8 @@ class RawData:
 
     Images are uint8 of shape (n, height, width, channels) and are scaled to [0, 1], then
     normalised by `mean` and `std` (one number per channel). Other inputs are float32 of
-    shape (n, ...) and are used as they are. Labels are int64 of shape (n,).
+    shape (n, ...) and are used as they are. Labels are int64 of shape (n,). Attributes say by
+    which groups results may be judged: name → values of every sample, shape (n,), text.
     """
 
     train_inputs: np.ndarray
@@ -27,6 +29,8 @@ class RawData:
     test_labels: np.ndarray
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    train_attributes: Mapping[str, np.ndarray] = field(default_factory=dict)
+    test_attributes: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:

@@ -23,14 +23,17 @@ from typing import Any, Literal, TypeAlias
 
 from autoprune.contracts.training import TrainingItem, TrainingProgress
 from autoprune.policy import Policy
-from autoprune.trial import Evaluation, Failure
+from autoprune.trial import Evaluation, Failure, Measurement
 
 Split = Literal["search", "report"]
 
 
 @dataclass(frozen=True, slots=True)
 class WorkItem:
-    """One evaluation to run: a canonical policy at a rung, on one split, from a seed."""
+    """One evaluation to run: a canonical policy at a rung, on one split, from a seed.
+
+    `dense` is what was measured of the dense network, once that is known.
+    """
 
     trial: int
     policy: Policy
@@ -38,6 +41,7 @@ class WorkItem:
     split: Split = "search"
     seed: int = 0
     attempt: int = 1
+    dense: Mapping[str, Measurement] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

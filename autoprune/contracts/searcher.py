@@ -69,8 +69,10 @@ class SearchProblem:
 
 
 def total_violation(trial: Trial) -> float:
-    """Return the summed constraint violation of a trial; 0.0 where none is known."""
-    return sum(trial.evaluation.violations.values()) if trial.evaluation else 0.0
+    """Return the summed violation of hard and soft constraints; 0.0 where none is known."""
+    if trial.evaluation is None:
+        return 0.0
+    return sum((*trial.evaluation.violations.values(), *trial.evaluation.misses.values()))
 
 
 class Searcher(ABC):

@@ -18,7 +18,7 @@ from autoprune.controller.roster import (
 )
 from autoprune.controller.state import DENSE_NUMBER, JobState
 from autoprune.front import Front
-from autoprune.metrics import cheap_measurements, violations
+from autoprune.metrics import cheap_measurements, constrained
 from autoprune.policy import Policy
 from autoprune.store import entries
 from autoprune.trial import Evaluation, Trial, TrialState
@@ -146,7 +146,8 @@ class Agenda:
         chosen = {DENSE_NUMBER} | {trial.number for trial in state.front.members}
         for label in (*labels_of(self.job), WARM_START):
             own = [trial for trial in state.completed(highest) if trial.searcher == label]
-            chosen |= {trial.number for trial in Front.of(own, state.goals).members}
+            front = Front.of(own, state.goals, significance=self.job.significance)
+            chosen |= {trial.number for trial in front.members}
         # A front holds its trials as they completed; of reports only the history knows.
         trials = [state.history.trials[number] for number in sorted(chosen)]
         return [trial for trial in trials if trial.report is None]
@@ -206,11 +207,13 @@ class Agenda:
         number = history.next_number
         asked = entries.asked(number, policy, label, rung=0, parent=None, batch=history.last_seq)
         costs = self.state.preparation.graph.costs.costs(policy)
+        dense = self.state.dense.measurements
         cheap = cheap_measurements(self.state.metrics, costs)
-        broken = violations(self.job, cheap, dict(self.state.dense.measurements))
-        if not broken:
-            return [asked]
-        return [asked, entries.infeasible(number, Evaluation(cheap, broken))]
+        likely = constrained(self.job, Evaluation(cheap), dense)
+        if likely.is_feasible:
+            predicted = self.state.forecasts.favourable(self.job, policy)
+            likely = constrained(self.job, Evaluation({**cheap, **predicted}), dense)
+        return [asked] if likely.is_feasible else [asked, entries.infeasible(number, likely)]
 
 
 def is_open(trial: Trial) -> bool:

@@ -37,7 +37,7 @@ from autoprune.controller.progress import Progress, Watcher, unwatched
 from autoprune.controller.roster import seed_of
 from autoprune.controller.state import DENSE_NUMBER, JobState
 from autoprune.errors import AutopruneError, ExecutorError, FencedError
-from autoprune.metrics import violations
+from autoprune.metrics import constrained
 from autoprune.store import entries
 from autoprune.store.snapshot import pack
 from autoprune.trial import Evaluation, Failure, FailureKind, Trial, TrialState
@@ -245,7 +245,8 @@ class SearchLoop:
         # The same seed on both splits: the report judges the network that was selected.
         seed = seed_of(self.state.job.seed, f"trial {trial.number}")
         attempt = trial.attempts + 1 if split == "search" else 1
-        return WorkItem(trial.number, trial.policy, trial.rung, split, seed, attempt)
+        dense = self.state.dense.measurements if self.state.has_roster else {}
+        return WorkItem(trial.number, trial.policy, trial.rung, split, seed, attempt, dense)
 
     def _submit(self, item: WorkItem) -> None:
         self._under_way.add(item.trial)
@@ -275,10 +276,8 @@ class SearchLoop:
 
     def _judged(self, number: int, evaluation: Evaluation) -> Evaluation:
         """Return the evaluation with the constraints that it breaks."""
-        measured = dict(evaluation.measurements)
-        dense = measured if number == DENSE_NUMBER else dict(self.state.dense.measurements)
-        broken = violations(self.state.job, measured, dense)
-        return replace(evaluation, violations=broken)
+        dense = evaluation if number == DENSE_NUMBER else self.state.dense
+        return constrained(self.state.job, evaluation, dense.measurements)
 
     def _commit(self, new: Sequence[Entry]) -> None:
         """Write entries; then, and only then, let the state know and queue what is open.

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from autoprune import plugins
 from autoprune.contracts.searcher import SearchProblem
-from autoprune.evaluation.preparation import Preparation
+from autoprune.evaluation.preparation import Preparation, space_of
 from autoprune.job.spec import Job
 from autoprune.metrics import goals_of
 from autoprune.preflight import criterion_of
@@ -18,7 +17,7 @@ def problem_of(job: Job, preparation: Preparation) -> SearchProblem:
     """
     graph = preparation.graph
     return SearchProblem(
-        plugins.create("space", job.space, graph.groups),
+        space_of(job, preparation),
         goals_of(job),
         graph.groups,
         graph.costs,

@@ -16,7 +16,10 @@ from autoprune.trial import Trial
 
 
 def ranked(trials: Sequence[Trial], goals: Sequence[Goal]) -> list[Trial]:
-    """Return feasible, completed `trials` from best to worst: rank, then crowding, then number."""
+    """Return feasible, completed `trials` from best to worst: rank, then crowding, then number.
+
+    Those that keep the soft constraints come before those that do not.
+    """
     candidates = [each for each in trials if each.evaluation and each.evaluation.is_feasible]
     if not candidates:
         return []
@@ -33,10 +36,13 @@ def ranked(trials: Sequence[Trial], goals: Sequence[Goal]) -> list[Trial]:
     crowding = np.empty(len(candidates))
     for rank in np.unique(ranks):
         crowding[ranks == rank] = crowding_distance(losses[ranks == rank])
-    order = sorted(
-        range(len(candidates)), key=lambda i: (ranks[i], -crowding[i], candidates[i].number)
-    )
-    return [candidates[index] for index in order]
+
+    def place(index: int) -> tuple[object, ...]:
+        trial = candidates[index]
+        misses = trial.evaluation is not None and bool(trial.evaluation.misses)
+        return misses, ranks[index], -crowding[index], trial.number
+
+    return [candidates[index] for index in sorted(range(len(candidates)), key=place)]
 
 
 def crowding_distance(losses: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ from typing import Any
 from autoprune.contracts.searcher import SearchProblem
 from autoprune.contracts.store import Event, EventKind, Store
 from autoprune.contracts.training import TrainingProgress
+from autoprune.controller.forecast import Forecasts
 from autoprune.controller.roster import Roster
 from autoprune.errors import StoreError
 from autoprune.evaluation.preparation import Preparation
@@ -49,6 +50,7 @@ class JobState:
         self.seeds = tuple(seeds)
         self.metrics = metrics_of(job)
         self.goals = goals_of(job)
+        self.forecasts = Forecasts(self.metrics, preparation.graph.costs)
         self.history = History()
         self.fronts: dict[int, Front] = {}
         self.failures_in_a_row = 0
@@ -141,8 +143,10 @@ class JobState:
                 self._roster = Roster(self.job, known)
             else:
                 self._completed[trial.rung].append(trial)
-            front = self.fronts.setdefault(trial.rung, Front(self.goals))
-            front.add(trial)
+            self.forecasts.take(trial)
+            if trial.rung not in self.fronts:
+                self.fronts[trial.rung] = Front(self.goals, significance=self.job.significance)
+            self.fronts[trial.rung].add(trial)
 
     def _count_failures(self, event: Event) -> None:
         """Count what goes wrong in a row; a session starts anew, whatever ended the last."""

@@ -7,16 +7,18 @@ logits = model(dataset.normalise(dataset.search.inputs[:100]))
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from autoprune.contracts.data import RawData
+from autoprune.contracts.objective import Grouping
 from autoprune.data._arrays import checked
 from autoprune.data._strata import stratified_order
+from autoprune.data.groups import grouped, require_members
 from autoprune.errors import DataError
 from autoprune.job.spec import SplitSpec
 
@@ -26,11 +28,13 @@ class Part:
     """Labelled inputs in a random order of which every prefix is close to class-balanced.
 
     `inputs` is uint8 of shape (n, channels, height, width), laid out channels_last, or
-    float32 of shape (n, ...). `labels` is int64 of shape (n,).
+    float32 of shape (n, ...). `labels` is int64 of shape (n,). `groupings` are those that
+    results on the part are judged by.
     """
 
     inputs: Tensor
     labels: Tensor
+    groupings: tuple[Grouping, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -63,15 +67,23 @@ class Dataset:
         )
 
     @classmethod
-    def from_raw(cls, raw: RawData, splits: SplitSpec) -> Dataset:
-        """Draw V and T, once and for all: seeded, stratified by class, and disjoint.
+    def from_raw(
+        cls,
+        raw: RawData,
+        splits: SplitSpec,
+        attributes: Mapping[str, np.ndarray] | None = None,
+        groups: Sequence[str] = (),
+    ) -> Dataset:
+        """Draw V and T, once and for all: seeded, stratified by class and group, disjoint.
 
         V is taken from the front and T from the back of one random order, so neither
         changes when the size of the other does. From the test part, what is left over is
-        unused; from the training part, it is what is trained on.
+        unused; from the training part, it is what is trained on. `attributes` are added to
+        those of the data, for the part that is split; `groups` says by which V and T are judged.
 
         Raises `DataError` if the splits ask for more than there is, or leave nothing to
-        train on, and for data that does not keep the contract of `RawData`.
+        train on, for groups that are unknown or empty, and for data that does not keep the
+        contract of `RawData`.
         """
         raw = checked(raw, "data source")
         # Own generator: no global state is touched. Seeds may be negative in a job.
@@ -79,7 +91,9 @@ class Dataset:
         is_from_test = splits.source == "test"
         labels = raw.test_labels if is_from_test else raw.train_labels
         searched, reported = _counts(len(labels), splits)
-        order = stratified_order(labels, generator)
+        known = {**(raw.test_attributes if is_from_test else raw.train_attributes)}
+        groupings = grouped(groups, {**known, **(attributes or {})}, labels, splits.source)
+        order = stratified_order(_strata(labels, groupings), generator)
         held_out = (order[:searched], order[len(order) - reported :][::-1])
         if is_from_test:
             trained = stratified_order(raw.train_labels, generator)
@@ -87,7 +101,10 @@ class Dataset:
         else:
             trained = order[searched : len(order) - reported]
             inputs = raw.train_inputs
-        search, report = (_part(inputs, labels, rows) for rows in held_out)
+        search, report = (_part(inputs, labels, rows, groupings) for rows in held_out)
+        if groups:
+            require_members(search.groupings, "search", len(search))
+            require_members(report.groupings, "report", len(report))
         train = _part(raw.train_inputs, raw.train_labels, trained)
         return cls(train, search, report, raw.num_classes, raw.mean, raw.std)
 
@@ -104,6 +121,10 @@ class Dataset:
             images = inputs.permute(0, 2, 3, 1) if inputs.dtype == torch.uint8 else inputs
             arrays[f"{name}.inputs"] = images.contiguous().numpy()
             arrays[f"{name}.labels"] = part.labels.numpy()
+            arrays[f"{name}.groups"] = np.array([each.title for each in part.groupings], dtype=str)
+            for place, each in enumerate(part.groupings):
+                arrays[f"{name}.groups.{place}.names"] = np.array(each.names)
+                arrays[f"{name}.groups.{place}.codes"] = each.codes.numpy()
         return arrays
 
     @classmethod
@@ -111,7 +132,9 @@ class Dataset:
         """Rebuild a data set from `to_arrays`; its inputs share the memory of the arrays."""
         train, search, report = (
             Part(
-                _shared(arrays[f"{name}.inputs"]), torch.from_numpy(arrays[f"{name}.labels"].copy())
+                _shared(arrays[f"{name}.inputs"]),
+                torch.from_numpy(arrays[f"{name}.labels"].copy()),
+                tuple(_groupings(arrays, name)),
             )
             for name in ("train", "search", "report")
         )
@@ -144,6 +167,23 @@ class Dataset:
         images = inputs.to(torch.float32, memory_format=torch.channels_last)
         return images.mul_(self._scale).add_(self._shift)
 
+    @property
+    def has_images(self) -> bool:
+        """Say whether inputs are images, which have a range, and not just numbers."""
+        return self.train.inputs.dtype == torch.uint8
+
+    def pixels(self, inputs: Tensor) -> Tensor:
+        """Return images as float32 in [0, 1]; other inputs as they are."""
+        return inputs.float() / 255.0 if self.has_images else inputs
+
+    def standardise(self, pixels: Tensor) -> Tensor:
+        """Return what the network reads, of `pixels`; a gradient flows back through it."""
+        if not self.has_images:
+            return pixels
+        scale, shift = (each.to(pixels.device) for each in (self._scale, self._shift))
+        standard = 255.0 * pixels * scale + shift
+        return standard.contiguous(memory_format=torch.channels_last)
+
 
 def _counts(total: int, splits: SplitSpec) -> tuple[int, int]:
     """Return how many images V and T take of `total`."""
@@ -167,8 +207,30 @@ def _count(total: int, size: int | float) -> int:
     return size if isinstance(size, int) else int(total * size + 1e-9)
 
 
-def _part(inputs: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> Part:
-    return Part(_shared(inputs[rows]), torch.from_numpy(labels[rows]))
+def _part(
+    inputs: np.ndarray,
+    labels: np.ndarray,
+    rows: np.ndarray,
+    groupings: Sequence[Grouping] = (),
+) -> Part:
+    chosen = tuple(
+        replace(each, codes=each.codes[torch.from_numpy(rows.copy())]) for each in groupings
+    )
+    return Part(_shared(inputs[rows]), torch.from_numpy(labels[rows]), chosen)
+
+
+def _strata(labels: np.ndarray, groupings: Sequence[Grouping]) -> np.ndarray:
+    """Return a number for every combination of class and groups, shape (n,)."""
+    columns = np.stack([labels, *(each.codes.numpy() for each in groupings)], axis=1)
+    strata: np.ndarray = np.unique(columns, axis=0, return_inverse=True)[1].reshape(-1)
+    return strata
+
+
+def _groupings(arrays: Mapping[str, np.ndarray], part: str) -> Iterator[Grouping]:
+    for place, title in enumerate(arrays[f"{part}.groups"]):
+        key = f"{part}.groups.{place}"
+        codes = torch.from_numpy(arrays[f"{key}.codes"].copy())
+        yield Grouping(str(title), tuple(map(str, arrays[f"{key}.names"])), codes)
 
 
 def _shared(array: np.ndarray) -> Tensor:

@@ -15,16 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from autoprune.artifacts import remove_artifact
 from autoprune.contracts.executor import Evaluator, WorkItem
-from autoprune.contracts.objective import Objective, Predictions, Stage, Subject
 from autoprune.contracts.training import TrainingItem, TrainingProgress
-from autoprune.data.dataset import Part
-from autoprune.errors import NonFiniteError, RunError
+from autoprune.errors import RunError
 from autoprune.evaluation.generation import load_net, train_slice
-from autoprune.evaluation.inference import BATCH, cast, fold, predict
+from autoprune.evaluation.judge import Judge
 from autoprune.evaluation.material import Material
 from autoprune.evaluation.preparation import Preparation
 from autoprune.evaluation.pruning_net import PruningNet
@@ -35,7 +33,7 @@ from autoprune.evaluation.workbench import Workbench
 from autoprune.metrics import metrics_of
 from autoprune.policy import Policy
 from autoprune.surgery.reconstruct import reconstruct
-from autoprune.trial import Evaluation, Measurement
+from autoprune.trial import Evaluation
 
 
 class NetworkEvaluator(Evaluator):
@@ -55,14 +53,13 @@ class NetworkEvaluator(Evaluator):
     ) -> None:
         self.bench = Workbench(job, Preparation.from_json(preparation), material)
         self.files = Path(files) if files else None
-        self.metrics: dict[str, Objective] = metrics_of(self.bench.job)
-        self._batches: dict[tuple[str, int, torch.dtype], list[Tensor]] = {}
+        self.judge = Judge(self.bench, metrics_of(self.bench.job))
         self._net: tuple[str, PruningNet] | None = None
 
     @property
     def needs_probe(self) -> bool:
         """Say whether a metric needs the carved network in an exclusive process."""
-        return any(each.stage is Stage.NETWORK for each in self.metrics.values())
+        return self.judge.needs_probe
 
     @property
     def device(self) -> str:
@@ -82,9 +79,9 @@ class NetworkEvaluator(Evaluator):
         if item.split == "report" and self.files is not None:
             weights = save_weights(network, self.files)
         with clock.phase("predict"):
-            predictions = self._predictions(network, item, dtype)
+            subject = self.judge.subject(network, item, dtype)
         with clock.phase("measure"):
-            measured = self._measured(item, predictions)
+            measured = self.judge.measure(subject)
         return Evaluation(
             measured,
             seconds=clock.total_s,
@@ -125,7 +122,7 @@ class NetworkEvaluator(Evaluator):
         is_repaired = rung.repair in ("bn", "both") and (trained or not item.policy.is_dense)
         if is_repaired or net is not None:
             with clock.phase("repair"):
-                images = self.inputs("train", rung.repair_images, dtype)
+                images = self.judge.inputs("train", rung.repair_images, dtype)
                 recalibrate(network, images, dtype)
         return network.eval()
 
@@ -153,50 +150,14 @@ class NetworkEvaluator(Evaluator):
             network.get_parameter(parameter).copy_(weight)
 
     def probe(self, item: WorkItem, evaluation: Evaluation) -> Evaluation:
-        """Add the metrics that are measured on the carved network itself."""
+        """Add the metrics that are measured on the carved network itself.
+
+        The dense network, of which nothing is known before, is surveyed as well.
+        """
         network = self.bench.plan.carve(item.policy).eval()
-        subject = Subject(
-            self.bench.preparation.graph.costs.costs(item.policy),
-            network=network,
-            example=self.bench.example,
-        )
-        measured = dict(evaluation.measurements)
-        for name, metric in self.metrics.items():
-            if metric.stage is Stage.NETWORK:
-                measured[name] = _finite(name, metric.measure(subject))
-        return replace(evaluation, measurements=measured, device=self.device)
-
-    def _predictions(self, network: nn.Module, item: WorkItem, dtype: torch.dtype) -> Predictions:
-        part = self.bench.part(item.split)
-        rung = self.bench.job.rungs[item.rung]
-        wanted = len(part) if item.split == "report" else rung.images or len(part)
-        count = min(wanted, len(part))
-        folded = cast(fold(network, self.bench.preparation.graph.foldable), dtype)
-        logits = predict(folded, self.inputs(item.split, count, dtype))
-        if not torch.isfinite(logits).all():
-            raise NonFiniteError(f"the network of trial {item.trial} gives non-finite outputs")
-        return Predictions(logits, part.labels[:count].to(self.bench.device))
-
-    def _measured(self, item: WorkItem, predictions: Predictions) -> dict[str, Measurement]:
-        subject = Subject(self.bench.preparation.graph.costs.costs(item.policy), predictions)
-        return {
-            name: _finite(name, metric.measure(subject))
-            for name, metric in self.metrics.items()
-            if metric.stage is not Stage.NETWORK
-        }
-
-    def inputs(self, part: str, count: int, dtype: torch.dtype) -> list[Tensor]:
-        """Return the first `count` inputs of a part in batches, prepared once and kept."""
-        key = (part, count, dtype)
-        if key not in self._batches:
-            source = self.bench.part(part)
-            self._batches[key] = list(self._prepared(source, min(count, len(source)), dtype))
-        return self._batches[key]
-
-    def _prepared(self, part: Part, count: int, dtype: torch.dtype) -> Iterator[Tensor]:
-        for start in range(0, count, BATCH):
-            raw = part.inputs[start : min(start + BATCH, count)].to(self.bench.device)
-            yield self.bench.dataset.normalise(raw).to(dtype)
+        measured = {**evaluation.measurements, **self.judge.probe(network, item)}
+        surveys = {} if item.dense else self.judge.survey()
+        return replace(evaluation, measurements=measured, surveys=surveys, device=self.device)
 
 
 class _Clock:
@@ -215,12 +176,6 @@ class _Clock:
         start = time.perf_counter()
         yield
         self.phases_s[name] = self.phases_s.get(name, 0.0) + time.perf_counter() - start
-
-
-def _finite(name: str, measurement: Measurement) -> Measurement:
-    if not measurement.is_finite:
-        raise NonFiniteError(f"{name} is {measurement.value}")
-    return measurement
 
 
 def _peak_bytes(device: torch.device) -> int:

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
-from autoprune import plugins
 from autoprune.contracts.training import TrainingItem, TrainingProgress
 from autoprune.errors import NonFiniteError
+from autoprune.evaluation.preparation import space_of
 from autoprune.evaluation.pruning_net import GeneratorKind, PruningNet
 from autoprune.evaluation.recovery import augmented, distilled
 from autoprune.evaluation.weights import load_tensors, save_tensors
@@ -69,7 +69,7 @@ def train_slice(bench: Workbench, item: TrainingItem, files: Path) -> TrainingPr
     for name, parameter in net.named_parameters():
         if name in momenta:
             optimizer.state[parameter]["momentum_buffer"] = momenta[name].to(bench.device)
-    space = plugins.create("space", bench.job.space, bench.preparation.graph.groups)
+    space = space_of(bench.job, bench.preparation)
     losses = []
     end = min(done + options.slice_steps, total)
     cuda = [bench.device] if bench.device.type == "cuda" else []

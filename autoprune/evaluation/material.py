@@ -18,6 +18,7 @@ from torch import nn
 
 from autoprune import plugins
 from autoprune.data.dataset import Dataset
+from autoprune.data.groups import read_attributes
 from autoprune.job.spec import Job
 from autoprune.models.catalog import build_model
 
@@ -28,7 +29,8 @@ _WEIGHTS = "weights"
 def load_dataset(job: Job) -> Dataset:
     """Read and split the job's data; raises `DataError`."""
     source = plugins.create("data", job.data.source)
-    return Dataset.from_raw(source.load(), job.data.splits)
+    own = read_attributes(job.data)
+    return Dataset.from_raw(source.load(), job.data.splits, own, job.data.groups)
 
 
 def load_model(job: Job, dataset: Dataset) -> nn.Module:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -23,29 +21,17 @@ class Onnx(Exporter):
 
     def write(self, candidate: Candidate, path: Path) -> None:
         """Write one self-contained file; raises `ExportError` without the `onnx` extra."""
-        import torch
-
         try:
             import onnx
-            import onnxscript  # noqa: F401  needed by the exporter, asked for here by name
+            import onnxscript  # noqa: F401  needed by the conversion, asked for here by name
         except ImportError as error:
             raise ExportError(
                 f"{error}; install the extra: pip install 'autoprune[onnx]'"
             ) from error
-        batch = torch.export.Dim("batch", min=1)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-            program = torch.onnx.export(
-                candidate.network,
-                (candidate.example,),
-                dynamo=True,
-                verbose=False,
-                input_names=["input"],
-                output_names=["logits"],
-                dynamic_shapes=({0: batch},),
-            )
-        assert program is not None
+        from autoprune.runtimes.conversion import exported
+
+        program = exported(candidate.network, candidate.example, any_batch=True)
+        program.optimize()
         model = program.model_proto
         entry = model.metadata_props.add()
         entry.key, entry.value = "autoprune", json.dumps(candidate.provenance, sort_keys=True)

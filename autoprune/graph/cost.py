@@ -19,11 +19,21 @@ from autoprune.policy import Policy
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What a network costs: multiply-accumulates of one sample, parameters, stored bytes."""
+    """What a network costs: multiply-accumulates of one sample, parameters, stored bytes, and
+    the bytes that convolutions, linear and recurrent layers write for one sample.
+    """
 
     macs: int
     params: int
     size_bytes: int
+    activation_bytes: int = 0
+
+    @property
+    def bitops(self) -> int:
+        """Bit operations: every multiplication counts weight bits times activation bits, which
+        are 32 each (Wang et al., HAQ, CVPR 2019).
+        """
+        return self.macs * 32 * 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +52,9 @@ class CostRow:
     """A tensor, or a product of activations, with `elements` = constant · Π extents.
 
     Each element costs `macs` multiply-accumulates per sample (the output positions of a
-    convolution's kernel; zero for a bias), `params` is 1 for a parameter, else 0, and
-    `item_bytes` is the stored size of an element.
+    convolution's kernel; zero for a bias), `params` is 1 for a parameter, else 0,
+    `item_bytes` is the stored size of an element, and `written_bytes` what is written of it
+    for every sample, where the row is what a layer returns.
     """
 
     module: str
@@ -52,11 +63,13 @@ class CostRow:
     macs: int = 0
     params: int = 0
     item_bytes: int = 0
+    written_bytes: int = 0
 
     def to_json(self) -> list[Any]:
         """Return a JSON array."""
         extents = [[each.fixed, each.parts] for each in self.extents]
-        return [self.module, self.constant, extents, self.macs, self.params, self.item_bytes]
+        per_element = [self.macs, self.params, self.item_bytes, self.written_bytes]
+        return [self.module, self.constant, extents, *per_element]
 
     @classmethod
     def from_json(cls, body: Iterable[Any]) -> CostRow:
@@ -94,8 +107,9 @@ class CostTable:
             for block in groups.blocks
         }
         self._per_element = np.array(
-            [[row.macs, row.params, row.item_bytes] for row in self.rows], dtype=np.float64
-        ).reshape(len(self.rows), 3)
+            [[row.macs, row.params, row.item_bytes, row.written_bytes] for row in self.rows],
+            dtype=np.float64,
+        ).reshape(len(self.rows), 4)
 
     def _elements(self, policy: Policy) -> np.ndarray:
         """Return how many elements every row keeps, shape (rows,)."""
@@ -119,11 +133,10 @@ class CostTable:
 
     def costs(self, policy: Policy) -> Costs:
         """Return what `policy` costs; raises `PolicyError` for a policy of other groups."""
-        macs, params, size = self._elements(policy) @ self._per_element
-        return Costs(int(macs), int(params), int(size))
+        return Costs(*(int(each) for each in self._elements(policy) @ self._per_element))
 
     def of_kept(self, kept: np.ndarray, dropped: np.ndarray | None = None) -> np.ndarray:
-        """Return macs, params and size_bytes, shape (n, 3), of many networks at once.
+        """Return macs, params, size_bytes and activation_bytes, shape (n, 4), of many networks.
 
         `kept` holds the kept units of every group of the table, shape (n, groups), `dropped`
         which blocks are left out, shape (n, blocks) boolean; none without it.
@@ -141,7 +154,7 @@ class CostTable:
         for row, each in zip(
             self.rows, self._elements(policy)[:, None] * self._per_element, strict=True
         ):
-            totals[row.module] = totals.get(row.module, np.zeros(3)) + each
+            totals[row.module] = totals.get(row.module, np.zeros(4)) + each
         return {name: Costs(*(int(each) for each in total)) for name, total in totals.items()}
 
     def lowest(self) -> Costs:

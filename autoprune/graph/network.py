@@ -14,8 +14,8 @@ from autoprune.errors import RunError
 from autoprune.graph.cost import CostTable
 from autoprune.graph.group import GroupTable
 
-FORMAT = 3
-"""Version of the JSON form: 1 had one group table of module sides, without blocks."""
+FORMAT = 4
+"""Version of the JSON form: 3 did not know what layers write."""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,8 @@
 """Constraints in words: `macs <= 0.6 * dense`, `latency_ms <= 4.0`, `error <= dense + 0.02`.
 
+A hard one keeps what breaks it off the front. A soft one, `{soft: "latency_ms <= 4.0"}`, only
+says what to aim at: searchers heed it, and of a front's networks those are picked that keep it.
+
 constraint = Constraint.parse("macs <= 0.6 * dense")
 constraint.violation(value=30e6, dense=40e6)       # 0.25: a quarter over the bound
 """
@@ -7,7 +10,8 @@ constraint.violation(value=30e6, dense=40e6)       # 0.25: a quarter over the bo
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pydantic import GetCoreSchemaHandler
@@ -21,7 +25,7 @@ _PATTERN = re.compile(
 )
 _RULE = (
     "write METRIC <= NUMBER, METRIC <= NUMBER * dense or METRIC <= dense + NUMBER "
-    "(>= and - work too)"
+    "(>= and - work too); {soft: ...} around it for what may be broken"
 )
 
 
@@ -34,12 +38,15 @@ class Constraint:
     relation: Literal["<=", ">="]
     factor: float
     offset: float
+    is_soft: bool = False
 
     @classmethod
     def parse(cls, text: object) -> Constraint:
         """Read a constraint; raises `ValueError` that shows the allowed forms."""
         if isinstance(text, Constraint):
             return text
+        if isinstance(text, Mapping) and set(text) == {"soft"}:
+            return replace(cls.parse(text["soft"]), is_soft=True)
         match = _PATTERN.match(text) if isinstance(text, str) else None
         if match is None:
             raise ValueError(_RULE)
@@ -64,5 +71,10 @@ class Constraint:
     @classmethod
     def __get_pydantic_core_schema__(cls, _: Any, __: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.is_instance_schema(
-            cls, serialization=core_schema.plain_serializer_function_ser_schema(lambda x: x.text)
+            cls, serialization=core_schema.plain_serializer_function_ser_schema(_plain)
         )
+
+
+def _plain(constraint: Constraint) -> str | dict[str, str]:
+    """Return the form in which a job file says it."""
+    return {"soft": constraint.text} if constraint.is_soft else constraint.text

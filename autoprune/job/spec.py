@@ -17,7 +17,10 @@ class _Section(BaseModel):
 
 
 class PluginSpec(_Section):
-    """A plug-in and its options: `name`, or `{name: ..., option: value}`."""
+    """A plug-in and its options: `name`, or `{name: ..., option: value}`.
+
+    One of your own is named by `import: "package.module:Class"`.
+    """
 
     name: str = Field(min_length=1)
     options: dict[str, Any] = Field(default_factory=dict)
@@ -26,6 +29,8 @@ class PluginSpec(_Section):
 def _plugin(value: object) -> object:
     if isinstance(value, str):
         return {"name": value}
+    if isinstance(value, Mapping) and "import" in value and "name" not in value:
+        value = {"name" if key == "import" else key: each for key, each in value.items()}
     if isinstance(value, Mapping) and set(value) != {"name", "options"}:
         options = {key: each for key, each in value.items() if key != "name"}
         return {"name": value["name"], "options": options} if "name" in value else value
@@ -68,20 +73,31 @@ class SplitSpec(_Section):
     seed: int = 0
 
 
+def _several(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
 class DataSpec(_Section):
-    """Where the data comes from and how it is split."""
+    """Where the data comes from, how it is split, and by which groups results are judged.
+
+    Each of `groups` is `class`, an attribute of the source, or several joined by `&`: their
+    intersections. `attributes` adds attributes of your own: name → an .npy file with a value
+    for every sample of the part that is split.
+    """
 
     source: PluginSpec
     splits: SplitSpec = SplitSpec()
+    groups: Annotated[tuple[str, ...], BeforeValidator(_several)] = ()
+    attributes: dict[str, str] = Field(default_factory=dict)
+
+
+_OWN_DATA_KEYS = frozenset(DataSpec.model_fields) - {"source"}
 
 
 def _data(value: object) -> object:
     if isinstance(value, Mapping) and "source" not in value:
-        rest = {key: each for key, each in value.items() if key != "splits"}
-        body: dict[str, object] = {"source": _plugin(rest)}
-        if "splits" in value:
-            body["splits"] = value["splits"]
-        return body
+        own = {key: each for key, each in value.items() if key in _OWN_DATA_KEYS}
+        return {"source": _plugin({x: value[x] for x in value if x not in own}), **own}
     return {"source": _plugin(value)} if isinstance(value, str) else value
 
 
@@ -159,7 +175,11 @@ class ResourceSpec(_Section):
 
 
 class Job(_Section):
-    """A search job. `name` is the file's stem unless given."""
+    """A search job. `name` is the file's stem unless given.
+
+    With `significance` a network stays on the front only if no other one is better in
+    something and worse in nothing at that level, by the intervals of what was measured.
+    """
 
     name: str = Field(default="job", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     model: ModelSpec
@@ -175,6 +195,7 @@ class Job(_Section):
     promote_one_in: int = Field(default=4, ge=2)
     budget: BudgetSpec = BudgetSpec()
     resources: ResourceSpec = ResourceSpec()
+    significance: float | None = Field(default=None, gt=0, lt=1)
     seed: int = Field(default=0, ge=0)
 
     def to_json(self) -> dict[str, Any]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import os
-import sys
 from functools import partial
 from typing import Any, Protocol
 
@@ -16,6 +14,8 @@ from autoprune.job.spec import ModelSpec
 from autoprune.models.checkpoint import load_checkpoint
 from autoprune.models.cifar_resnet import DEPTHS, CifarResNet
 from autoprune.models.digits_cnn import IMAGE_SIZE, DigitsCnn
+from autoprune.models.mlp import Mlp
+from autoprune.plugins import import_here
 from autoprune.tracing.example import logits_of
 from autoprune.vision import ensure_torchvision
 
@@ -98,6 +98,12 @@ def _digits_cnn(num_classes: int, input_shape: tuple[int, ...]) -> nn.Module:
     return DigitsCnn(num_classes, in_channels=input_shape[0])
 
 
+def _mlp(num_classes: int, input_shape: tuple[int, ...]) -> nn.Module:
+    if len(input_shape) != 1:
+        raise ModelError(f"mlp reads rows of shape (features,), but the data has {input_shape}")
+    return Mlp(input_shape[0], num_classes)
+
+
 def _torchvision(name: str, num_classes: int, input_shape: tuple[int, ...]) -> nn.Module:
     if len(input_shape) != 3 or input_shape[0] != 3:
         raise ModelError(
@@ -128,12 +134,8 @@ def _logits(_: nn.Module, __: object, outputs: object) -> Tensor:
 def _imported(target: str) -> nn.Module:
     """Call the user's `package.module:function` without arguments."""
     module_name, _, function_name = target.partition(":")
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        # The console script leaves it out. Last, so that no installed package is shadowed,
-        # and for good, because a network may import more when it runs.
-        sys.path.append(os.getcwd())
     try:
-        module: Any = importlib.import_module(module_name)
+        module: Any = import_here(module_name)
     except Exception as error:  # whatever the user's module raises
         raise ModelError(
             f"model {target!r}: cannot import {module_name!r} ({type(error).__name__}: {error}); "
@@ -164,5 +166,6 @@ def _images_needed(given: tuple[int, ...]) -> str:
 
 _BUILDERS: dict[str, _Builder] = {
     "digits_cnn": _digits_cnn,
+    "mlp": _mlp,
     **{f"cifar_resnet{depth}": partial(_cifar_resnet, depth) for depth in DEPTHS},
 }

@@ -6,6 +6,7 @@ import math
 from typing import ClassVar
 
 from autoprune.contracts.objective import Objective, Stage, Subject
+from autoprune.objectives._intervals import mean
 from autoprune.trial import Measurement
 
 
@@ -21,14 +22,8 @@ class Loss(Objective):
         from torch.nn.functional import cross_entropy
 
         assert subject.predictions is not None
-        each = cross_entropy(
-            subject.predictions.logits, subject.predictions.labels, reduction="none"
-        ).double()
-        mean = float(each.mean())
-        if len(each) < 2:
-            return Measurement(mean)
-        half = 1.959964 * float(each.std()) / math.sqrt(len(each))
-        return Measurement(mean, mean - half, mean + half)
+        logits, labels = subject.predictions.logits, subject.predictions.labels
+        return mean(cross_entropy(logits, labels, reduction="none").double())
 
     def reference(self, dense: float, num_classes: int) -> float:
         """Return the loss of a network that knows nothing: ln(classes)."""

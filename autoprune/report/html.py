@@ -19,6 +19,7 @@ from plotly.offline import get_plotlyjs
 from autoprune.contracts.objective import Goal
 from autoprune.numbers import readable
 from autoprune.report import figures
+from autoprune.report.remarks import by_group, forecasts, remarks
 from autoprune.report.summary import interval, summarise
 from autoprune.run import Run, shown
 from autoprune.trial import Evaluation, Trial
@@ -73,6 +74,10 @@ def render(run: Run) -> str:
         figures=_figures(run),
         rows=[_cells(run, trial) for trial in members],
         dense=_cells(run, dense) if has_dense_row and dense is not None else [],
+        remarks=remarks(members),
+        forecasts=forecasts(run),
+        knee=run.front().knee() if members else None,
+        groups=by_group(run, run.front().knee()) if members else [],
         rungs=_rungs(run),
         searchers=searchers,
         largest=max((row.hypervolume or 0.0 for row in searchers), default=0.0) or 1.0,
@@ -148,7 +153,8 @@ def _cells(run: Run, trial: Trial) -> list[Cell]:
     for goal in run.goals:
         measured = shown(trial).measurements[goal.name]
         text = readable(measured.value, goal.unit)
-        cells.append(Cell(text, measured.value, interval(measured, goal.unit)))
+        mark = "*" if measured.note else ""
+        cells.append(Cell(text + mark, measured.value, interval(measured, goal.unit)))
         cells.append(_compared(measured.value, base.value(goal.name) if base else None, goal))
     split = "T" if trial.report else "V"
     words = [

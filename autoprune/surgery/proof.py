@@ -126,15 +126,25 @@ class _Prover:
         ]
 
     def blocks(self, blocks: Iterable[Block], groups: Iterable[PrunableGroup]) -> list[Block]:
-        """Freeze blocks that cannot be left out, alone or together with everything else."""
-        halves = [_half(group) for group in groups if not group.is_frozen]
+        """Freeze blocks that cannot be left out, alone or together with everything else.
+
+        Also without one unit of every group: code that splits what now passes by may take any
+        half of it, but not an odd rest.
+        """
+        prunable = [group for group in groups if not group.is_frozen]
+        halves = [_half(group) for group in prunable]
+        ones = [(group, _order(group) < 1) for group in prunable]
         judged: list[Block] = []
         for block in blocks:
             if time.monotonic() > self._deadline + TOGETHER_S:
                 judged.append(block.frozen(NO_TIME))
                 continue
             free = [each for each in judged if not each.is_frozen]
-            objection = self._objection([], [block]) or self._objection(halves, [*free, block])
+            objection = (
+                self._objection([], [block])
+                or self._objection(ones, [block])
+                or self._objection(halves, [*free, block])
+            )
             judged.append(block.frozen(f"without it {objection}") if objection else block)
         return judged
 

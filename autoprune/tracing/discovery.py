@@ -124,6 +124,10 @@ def _rows(trace: Trace, families: Families) -> Iterator[CostRow]:
     for each in trace.products:
         constant, extents = _shape(trace, families, each.sizes, each.labels)
         yield CostRow(each.module, *_per_sample(constant, extents, trace.batch), macs=1)
+    for made in trace.written:
+        constant, extents = _shape(trace, families, made.sizes, made.labels)
+        shape = _per_sample(constant, extents, trace.batch)
+        yield CostRow(made.module, *shape, written_bytes=made.item_bytes)
 
 
 def _shape(

@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from autoprune.tracing.shapes import Labels
 from autoprune.tracing.ties import Ids
-from autoprune.tracing.trace import Attribute, Product, Trace
+from autoprune.tracing.trace import Attribute, Product, Trace, Written
 
 ModuleRule = Callable[[Trace, Any, Sequence[Any], Mapping[str, Any], Any], None]
 
@@ -46,9 +46,11 @@ def recurrent(
         trace.freeze(hidden, "a recurrent network with projections has them")
         hidden = None
     steps = values.numel() // values.shape[-1]
+    shape = steps, module.proj_size or module.hidden_size
     for layer in range(module.num_layers):
         for suffix in ("", "_reverse")[:directions]:
             _cell(trace, module, f"l{layer}{suffix}", below, hidden, steps)
+            _writes(trace, shape, hidden, values)
         below = None if hidden is None else np.tile(hidden, directions)
     for each in () if state is None else state if isinstance(state, tuple) else (state,):
         trace.unify(trace.get(each)[-1], hidden)
@@ -113,6 +115,7 @@ def attention(
         trace.mark(bias, "out")
         trace.unify(weight[0], bias)
     trace.put(out, [*[None] * (out.dim() - 1), weight[0]])
+    trace.writes(out)
     trace.kinds += [(head_ids, "heads"), (query_ids, "width"), (value_ids, "values")]
     trace.multiply(module.out_proj.weight, out.numel() // out.shape[-1])
     _count(trace, sources, head_ids, query_ids, value_ids)
@@ -131,6 +134,8 @@ def _projections(
     sources: Mapping[str, Tensor],
 ) -> None:
     rows = {letter: each.numel() // each.shape[-1] for letter, each in sources.items()}
+    for letter, ids in made.items():
+        _writes(trace, (rows[letter], len(ids)), ids, sources[letter])
     if module.in_proj_weight is not None:
         labels = trace.get(module.in_proj_weight)
         trace.mark(labels[0], "out")
@@ -152,6 +157,11 @@ def _projections(
         bias = trace.get(module.in_proj_bias)[0]
         trace.mark(bias, "out")
         trace.unify(bias, np.concatenate(list(made.values())))
+
+
+def _writes(trace: Trace, shape: tuple[int, int], ids: Ids | None, like: Tensor) -> None:
+    """Note that the running module writes rows of entries, of the type of a tensor."""
+    trace.written.append(Written(trace.path[-1], shape, (None, ids), like.element_size()))
 
 
 def _count(trace: Trace, sources: Mapping[str, Tensor], heads: Ids, query: Ids, value: Ids) -> None:

@@ -84,6 +84,16 @@ class Product:
 
 
 @dataclass(frozen=True)
+class Written:
+    """What a layer with weights returns: dimensions with labels, and bytes of an entry."""
+
+    module: str
+    sizes: tuple[int, ...]
+    labels: tuple[Ids | None, ...]
+    item_bytes: int
+
+
+@dataclass(frozen=True)
 class Passage:
     """A module without parameters: the labels of what it takes and of what it returns."""
 
@@ -107,6 +117,7 @@ class Trace:
     attributes: list[Attribute] = field(default_factory=list)
     cuts: list[Ids] = field(default_factory=list)
     products: list[Product] = field(default_factory=list)
+    written: list[Written] = field(default_factory=list)
     passages: dict[str, Passage | None] = field(default_factory=dict)
     kinds: list[tuple[Ids, str]] = field(default_factory=list)
     rows: dict[str, int] = field(default_factory=dict)
@@ -239,6 +250,12 @@ class Trace:
         name = self.parameter(tensor)
         if name is not None:
             self.rows[name] = self.rows.get(name, 0) + rows
+
+    def writes(self, tensor: Tensor) -> None:
+        """Note that the running module, which has weights, returns `tensor`."""
+        labels = tuple(self.get(tensor))
+        size = tensor.element_size()
+        self.written.append(Written(self.path[-1], tuple(tensor.shape), labels, size))
 
     def couple(self, ids: Ids | None) -> None:
         """Tie a dimension of a view to one of the module's input that has the same size.

@@ -19,6 +19,14 @@ class FragileEvaluator(ScriptedEvaluator):
             raise FileNotFoundError(f"{path} is needed")
 
 
+class FiledEvaluator(ScriptedEvaluator):
+    """Scripted; may keep files, and keeps none."""
+
+    def __init__(self, *, files: str) -> None:
+        super().__init__()
+        self.files = files
+
+
 def no_material(options: Mapping[str, Any]) -> Mapping[str, Any]:
     """Raise as a data source does that finds nothing."""
     raise DataError(f"there is nothing at {options['path']}")

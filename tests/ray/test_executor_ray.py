@@ -177,7 +177,8 @@ def test_an_artifact_for_which_there_is_no_room_is_no_fault_of_its_trial(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("cluster.executor.write_artifact", no_room)
-    executor = RayExecutor(_SPEC, ONE, files=tmp_path)
+    spec = EvaluatorSpec("tests.ray.fragile:FiledEvaluator")
+    executor = RayExecutor(spec, ONE, files=tmp_path)
     try:
         done = WorkResult(item(7), Evaluation({}, weights="a.safetensors"))
         kept = executor._kept(Served(done, {"a.safetensors": b"a"}))

@@ -6,6 +6,9 @@ import itertools
 import math
 from collections.abc import Sequence
 
+import moocore
+import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -121,3 +124,23 @@ def test_hypervolume_is_the_share_of_dominated_cells(
         volume = front.hypervolume()
         assert volume is not None
         assert math.isclose(volume, filled / len(cells), abs_tol=1e-12)
+
+
+@pytest.mark.parametrize("count", [6, 8, 10])
+def test_hypervolume_of_many_goals_is_near_the_exact_one_and_never_shrinks(count: int) -> None:
+    goals = [Goal(f"o{index}", "", "min", 1.0) for index in range(count)]
+    points = np.random.default_rng(count).uniform(0.0, 0.6, (12, count))
+    front, again, last = Front(goals), Front(goals), 0.0
+    for number, point in enumerate(points):
+        front.add(make_trial(number, point.tolist()))
+        volume = front.hypervolume()
+        assert volume is not None
+        exact = moocore.hypervolume(points[: number + 1], ref=np.ones(count))
+        assert volume == pytest.approx(exact, abs=0.003)
+        assert volume >= last
+        last = volume
+    for number, point in reversed(list(enumerate(points))):
+        again.add(make_trial(number, point.tolist()))
+    assert again.hypervolume() == pytest.approx(last, abs=1e-12)
+    front.add(make_trial(99, [0.0] * count))
+    assert front.hypervolume() == pytest.approx(1.0, abs=0.003)

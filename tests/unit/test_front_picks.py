@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import moocore
 import pytest
@@ -144,6 +145,26 @@ def test_a_goal_that_all_members_share_does_not_disturb_the_pick() -> None:
     goals = [ERROR, MACS, SPEED]
     trials = [make_trial(i, *point, speed=50.0) for i, point in enumerate(CONVEX)]
     assert Front.of(trials, goals).knee().number == 1
+
+
+def test_picks_are_members_that_keep_soft_constraints_where_there_are_any() -> None:
+    def front(missing: set[int]) -> Front:
+        trials = []
+        for number, point in enumerate(CONVEX):
+            misses = {"macs <= 1": 0.3} if number in missing else {}
+            evaluation = replace(
+                measured(dict(zip(("error", "macs"), point, strict=True))), misses=misses
+            )
+            trials.append(replace(make_trial(number, *point), evaluation=evaluation))
+        return Front.of(trials, [ERROR, MACS])
+
+    some = front({0, 1})
+    assert len(some.members) == 4
+    assert some.best("error").number == 2
+    # Scaled over the two that keep it, (0, 1) and (1, 0): the lower number of equal sums.
+    assert some.knee().number == 2
+    assert some.weighted({"error": 1.0, "macs": 2.0}).number == 3
+    assert front({0, 1, 2, 3}).knee().number == 1
 
 
 def test_an_unknown_goal_is_named_with_the_known_ones() -> None:

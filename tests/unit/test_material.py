@@ -46,7 +46,11 @@ def test_the_data_are_those_that_the_job_names(
 
 
 def test_float_inputs_go_the_same_way() -> None:
-    part = {"inputs": np.ones((4, 3), np.float32), "labels": np.arange(4)}
+    part = {
+        "inputs": np.ones((4, 3), np.float32),
+        "labels": np.arange(4),
+        "groups": np.array([""][:0]),
+    }
     arrays = {
         f"{name}.{key}": x for name in ("train", "search", "report") for key, x in part.items()
     }

@@ -11,7 +11,6 @@ from torch import nn
 from autoprune.contracts.objective import Objective, Predictions, Subject
 from autoprune.graph.cost import Costs
 from autoprune.objectives.error import Error
-from autoprune.objectives.latency import Latency
 from autoprune.objectives.loss import Loss
 from autoprune.objectives.macs import Macs
 from autoprune.objectives.params import Params
@@ -70,23 +69,6 @@ class TestSizeBytes(_CostContract):
         return SizeBytes()
 
 
-class TestLatency(ObjectiveContract):
-    def make(self) -> Objective:
-        return Latency(batch=4, runs=20, warmup=3)
-
-    def better(self) -> Subject:
-        return self._network(4)
-
-    def worse(self) -> Subject:
-        return self._network(128)
-
-    def _network(self, width: int) -> Subject:
-        layers = nn.Sequential(
-            nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, width, 3)
-        ).eval()
-        return Subject(SMALL, network=layers, example=torch.randn(2, 3, 32, 32))
-
-
 del _PredictionContract, _CostContract  # suites of their own they are not
 
 
@@ -134,26 +116,7 @@ def test_costs_come_from_the_table() -> None:
     assert values == [7.0, 11.0, 13.0]
 
 
-def test_latency_times_whole_batches_of_the_example() -> None:
-    seen: list[tuple[int, ...]] = []
-
-    class Watched(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            assert torch.equal(x, x[:1].expand_as(x))
-            seen.append(tuple(x.shape))
-            return x
-
-    example = torch.randn(2, 3, 5, 5)
-    Latency(batch=4, runs=6, warmup=2).measure(Subject(SMALL, network=Watched(), example=example))
-    assert seen == [(4, 3, 5, 5)] * 8
-
-
 def test_references() -> None:
     assert Error().reference(0.08, 10) == pytest.approx(0.9)
     assert Loss().reference(0.3, 10) == pytest.approx(math.log(10))
     assert Macs().reference(123.0, 10) == 123.0
-
-
-def test_latency_refuses_nonsense() -> None:
-    with pytest.raises(ValueError, match="at least 1"):
-        Latency(batch=0)

@@ -36,10 +36,10 @@ def test_unknown_names_suggest_the_nearest() -> None:
 
 
 def test_options_are_checked_with_path_and_rule() -> None:
-    spec = PluginSpec(name="latency", options={"bach": 1, "runs": "many"})
+    spec = PluginSpec(name="latency", options={"bach": 1, "threads": "many"})
     found = {x.path: x.rule for x in plugins.check("objective", spec, "objectives.2")}
     assert "did you mean 'batch'" in found["objectives.2.bach"]
-    assert "integer" in found["objectives.2.runs"]
+    assert "integer" in found["objectives.2.threads"]
     (missing,) = plugins.check("data", PluginSpec(name="npz"), "data")
     assert missing.path == "data.path"
     assert missing.rule == "this option is required"

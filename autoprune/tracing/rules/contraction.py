@@ -42,6 +42,7 @@ def convolution(trace: Trace, call: Call) -> None:
     positions = math.prod(counted.shape) // counted.shape[1]
     if trace.parameter(weight) is not None:
         trace.multiply(weight, positions)
+        trace.writes(call.result)
     else:
         sizes = (positions, *weight.shape)
         trace.products.append(Product(trace.path[-1], sizes, (None, *trace.get(weight))))
@@ -87,6 +88,8 @@ def matrix_product(trace: Trace, call: Call) -> None:
         labels = _with_bias(trace, call["self"], labels)
     trace.put(call.result, labels)
     _count(trace, left, right, [*labels, inner])
+    if trace.parameter(left) is not None or trace.parameter(right) is not None:
+        trace.writes(call.result)
 
 
 @rule("mv", "addmv", "dot")

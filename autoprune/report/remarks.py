@@ -1,0 +1,89 @@
+"""What must be read beside the values of trials: notes, missed constraints, forecasts, groups."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from autoprune.numbers import readable
+from autoprune.run import Run, shown
+from autoprune.trial import Measurement, Trial
+
+_FEW = 6
+
+
+def remarks(trials: Sequence[Trial]) -> list[str]:
+    """Return what was noted of the trials' values, each remark once, and what they miss."""
+    found: dict[str, list[int]] = defaultdict(list)
+    for trial in trials:
+        evaluation = shown(trial)
+        for metric, measured in evaluation.measurements.items():
+            if measured.note:
+                found[f"{metric}: {measured.note}"].append(trial.number)
+        for text in evaluation.misses:
+            found[f"misses {text}"].append(trial.number)
+    return [f"{_numbers(numbers, len(trials))} {text}" for text, numbers in found.items()]
+
+
+def _numbers(numbers: list[int], count: int) -> str:
+    if len(numbers) == count > 1:
+        return "all:"
+    few = ", ".join(f"#{number}" for number in numbers[:_FEW])
+    return f"{few} and {len(numbers) - _FEW} more:" if len(numbers) > _FEW else f"{few}:"
+
+
+def forecasts(run: Run) -> list[str]:
+    """Return how well metrics were predicted before they were measured, a line each."""
+    lines = []
+    for metric, error in run.forecast_errors().items():
+        rank = error.rank_correlation
+        ranks = "" if rank is None else f", rank correlation {rank:.3f}"
+        lines.append(
+            f"{metric} was predicted {error.count} times before it was measured: off by "
+            f"{100 * error.mape:.1f} % on average{ranks}, {100 * error.inside:.0f} % within the "
+            "predicted 95 % interval"
+        )
+    return lines
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRow:
+    """One group's value of a metric: of the dense network and of another one."""
+
+    metric: str
+    group: str
+    dense: str
+    value: str
+
+
+def by_group(run: Run, trial: Trial) -> list[GroupRow]:
+    """Return every group's value, of each metric that groups are judged by.
+
+    Metrics that come from the same values, as errors of groups, are shown once.
+    """
+    if run.dense is None or run.dense.evaluation is None:
+        return []
+    base = run.dense.report if trial.report is not None else run.dense.evaluation
+    rows = []
+    known: list[Mapping[str, Measurement]] = []
+    for metric, measured in shown(trial).measurements.items():
+        if measured.parts in known:
+            continue
+        known.append(measured.parts)
+        dense = base.measurements.get(metric) if base is not None else None
+        for group, own in measured.parts.items():
+            # Other parts, such as milliseconds, are no groups.
+            if "=" in group:
+                other = None if dense is None else dense.parts.get(group)
+                rows.append(GroupRow(metric, group, _text(other), _text(own)))
+    return rows
+
+
+def _text(measured: Measurement | None) -> str:
+    if measured is None:
+        return ""
+    text = readable(measured.value, "share")
+    if measured.low is None or measured.high is None:
+        return text
+    return f"{text} ({readable(measured.low, 'share')} – {readable(measured.high, 'share')})"

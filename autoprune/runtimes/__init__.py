@@ -1,0 +1,1 @@
+"""Runtimes: one file, one way to run a network, as it is deployed."""
