@@ -20,8 +20,8 @@ demo: $(STAMP)
 test: lint unit
 
 unit: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" tests/unit
-	$(BIN)/python -m pytest -m "not slow" tests/e2e tests/ray
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not ray" tests
+	$(BIN)/python -m pytest -m "ray and not slow" tests
 
 slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow tests

@@ -25,7 +25,11 @@ from autoprune.store.snapshot import unpack
 from autoprune.store.sql import SqlStore
 
 _PACKAGES = ("torch", "torchvision", "ray")
-_EXTRAS = {"onnxruntime": "onnx", "psycopg": "postgres"}  # package → the extra that brings it
+_EXTRAS = {
+    "onnxruntime": "onnx",
+    "openvino": "openvino",
+    "psycopg": "postgres",
+}  # package → the extra that brings it
 _LOOKS = 20  # at a log that grows while it is read
 _SHOWN = 5  # names in a message
 

@@ -79,7 +79,7 @@ class LatencyPredictor(Predictor):
         times = np.zeros(len(self._grids) + 1)
         for name, dense in self._dense.items():
             for place in self._layers.get(name, ()):
-                times[place] += self._grids[place].ms(dense, costs[name])
+                times[place] += self._grids[place].ms(costs[name], dense)
             if name not in self._layers:
                 times[-1] += self._ms_per_mac * costs[name].macs
         return times
@@ -116,7 +116,7 @@ class LayerGrid:
         self._known: dict[tuple[int, int], float] = {}
         self._factor = float(body["corner"][2]) / self._product(self._corner)
 
-    def ms(self, dense: Costs, costs: Costs) -> float:
+    def ms(self, costs: Costs, dense: Costs) -> float:
         """Return the time of a layer that costs `costs`, and in the dense network `dense`."""
         if costs.macs == 0:
             return 0.0

@@ -122,7 +122,7 @@ def test_a_killed_search_resumes_to_the_uninterrupted_result(
     assert asked[0] == asked[1]
 
 
-@pytest.mark.parametrize("workers", ["serial", "2"])
+@pytest.mark.parametrize("workers", ["serial", pytest.param("2", marks=pytest.mark.ray)])
 def test_ctrl_c_ends_within_five_seconds_and_keeps_trials(
     digits_job: Mapping[str, Any], tmp_path: Path, workers: str
 ) -> None:
