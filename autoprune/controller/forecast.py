@@ -48,8 +48,13 @@ class Forecasts:
         self._pairs: dict[str, list[tuple[Measurement, float]]] = defaultdict(list)
 
     def take(self, trial: Trial) -> None:
-        """Learn from a completed trial; the dense network's brings the surveys."""
+        """Learn from a completed trial; the dense network's brings the surveys.
+
+        Those of higher rungs are passed over: their policies were measured before.
+        """
         assert trial.evaluation is not None
+        if trial.rung > 0:
+            return
         for name, survey in trial.evaluation.surveys.items():
             predictor = self._metrics[name].predictor(survey, self._costs)
             if predictor is not None:

@@ -11,14 +11,7 @@ from autoprune.contracts.data import DataSource, RawData
 from autoprune.data._arrays import checked
 from autoprune.errors import DataError
 
-_NUMBERS = (
-    "age",
-    "fnlwgt",
-    "education-num",
-    "capital-gain",
-    "capital-loss",
-    "hours-per-week",
-)
+_NUMBERS = ("age", "education-num", "capital-gain", "capital-loss", "hours-per-week")
 _COLUMNS = (
     "age",
     "workclass",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -110,6 +111,14 @@ def test_errors_by_hand_without_the_dense_network() -> None:
     (error,) = found.errors().values()
     # |1 - 1|, |1 - 1.25| / 1.25 and |1 - 0.8| / 0.8; two of three are off by more than a tenth.
     assert error == ForecastError(3, pytest.approx((0 + 0.2 + 0.25) / 3), 1.0, pytest.approx(1 / 3))
+
+
+def test_a_policy_counts_once_whatever_rungs_it_climbs() -> None:
+    found = begun()
+    for number in range(1, 5):
+        found.take(trial(number, policy(0.2 * number), 5.0))
+        found.take(replace(trial(number + 9, policy(0.2 * number), 5.0), rung=1))
+    assert found.errors()["slow_ms"].count == 4
 
 
 def test_predictions_are_made_before_their_trial_is_learned() -> None:
