@@ -38,6 +38,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.rung0
 	$(BIN)/python -m benchmarks.carve
 	$(BIN)/python -m benchmarks.repair
+	$(BIN)/python -m benchmarks.latency
 
 $(STAMP): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed; set PYTHON=/path/to/python" >&2; exit 1; }

@@ -107,10 +107,14 @@ def main() -> None:
             for row in compared(options, seed, Path(directory)):
                 print(json.dumps(row), flush=True)
                 rows.append(row)
+    won = []
     for share in SHARES:
         whole = [row for row in rows if row["share"] == share and SEARCHES.keys() <= row.keys()]
         if whole:
-            print(json.dumps({"share": share, **_medians(whole)}))
+            found = _medians(whole)
+            print(json.dumps({"share": share, **found}))
+            won += [share] if max(found[f"{x}: points won"] for x in ("both", "worst")) >= 2 else []
+    print(f"two points or more won at {won or 'no share'} of the shares {list(SHARES)}")
 
 
 def _medians(rows: list[dict[str, Any]]) -> dict[str, float]:
