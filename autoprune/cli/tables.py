@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from autoprune.numbers import readable
-from autoprune.report.remarks import by_group, forecasts, remarks
+from autoprune.report.remarks import by_group, details, forecasts, remarks
 from autoprune.report.summary import summarise
 from autoprune.run import REPORT_NAME, Run, shown
 from autoprune.trial import Measurement, Trial
@@ -117,8 +117,8 @@ def print_trial(run: Run, body: Mapping[str, Any]) -> None:
 
 
 def _print_details(run: Run, trial: Trial) -> None:
-    """Print what was noted of a trial's values, and every group's."""
-    for line in remarks([trial]):
+    """Print what goes with a trial's values, what was noted of them, and every group's."""
+    for line in (*details(trial), *remarks([trial])):
         _console.print(line)
     rows = by_group(run, trial)
     if rows:

@@ -47,6 +47,28 @@ def forecasts(run: Run) -> list[str]:
     return lines
 
 
+def details(trial: Trial) -> list[str]:
+    """Return the parts that values come from or go with, a line per metric; groups apart."""
+    lines = []
+    for metric, measured in shown(trial).measurements.items():
+        parts = {x: each for x, each in measured.parts.items() if not _is_group(x)}
+        if parts:
+            own = ", ".join(f"{name} {_plain(each)}" for name, each in parts.items())
+            lines.append(f"{metric}: {own}")
+    return lines
+
+
+def _plain(measured: Measurement) -> str:
+    if measured.low is None or measured.high is None:
+        return f"{measured.value:.4g}"
+    return f"{measured.value:.4g} ({measured.low:.4g} – {measured.high:.4g})"
+
+
+def _is_group(part: str) -> bool:
+    """Say whether a part is that of a group of samples, as in `sex=Female`."""
+    return "=" in part
+
+
 @dataclass(frozen=True, slots=True)
 class GroupRow:
     """One group's value of a metric: of the dense network and of another one."""
@@ -73,8 +95,7 @@ def by_group(run: Run, trial: Trial) -> list[GroupRow]:
         known.append(measured.parts)
         dense = base.measurements.get(metric) if base is not None else None
         for group, own in measured.parts.items():
-            # Other parts, such as milliseconds, are no groups.
-            if "=" in group:
+            if _is_group(group):
                 other = None if dense is None else dense.parts.get(group)
                 rows.append(GroupRow(metric, group, _text(other), _text(own)))
     return rows

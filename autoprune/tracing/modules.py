@@ -93,9 +93,8 @@ def attention(
 ) -> None:
     """Split queries, keys and values into heads and places within a head."""
     given = dict(zip(("query", "key", "value"), args, strict=False)) | dict(kwargs)
-    heads, width = module.num_heads, module.head_dim
-    head_ids = trace.ties.fresh(heads)
-    query_ids, value_ids = trace.ties.fresh(width), trace.ties.fresh(width)
+    head_ids = trace.ties.fresh(module.num_heads)
+    query_ids, value_ids = (trace.ties.fresh(module.head_dim) for _ in range(2))
     if module.bias_k is not None or module.add_zero_attn:
         trace.freeze(np.concatenate([head_ids, query_ids, value_ids]), "keys are added")
     mask = given.get("attn_mask")

@@ -131,6 +131,14 @@ def test_export_refuses_what_it_cannot_do(run: Path, tmp_path: Path) -> None:
     assert [x.name for x in tmp_path.iterdir()] == ["taken.onnx"]
 
 
+def test_latency_is_shown_with_its_ratio_and_how_well_it_was_predicted(run: Path) -> None:
+    shown = cli("show", str(run), "knee").stdout
+    assert "latency_ms: ratio" in shown
+    assert "dense_ms" in shown
+    report = (run / "report.html").read_text()
+    assert "latency_ms was predicted" in report
+
+
 def test_inspect_prints_the_documented_json(digits_checkpoint: Path, tmp_path: Path) -> None:
     job = {
         "model": {"name": "digits_cnn", "checkpoint": str(digits_checkpoint)},
