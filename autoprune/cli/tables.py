@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 _console = Console(highlight=False)
 # Of columns that are not as wide as their headers: labels, and a header that may wrap.
 _WIDTHS = {"": 11, "on the front": 6}
-_MANY = 3
 
 
 def print_result(run: Run) -> None:
@@ -54,14 +53,24 @@ def print_result(run: Run) -> None:
 def print_front(run: Run, trials: Sequence[Trial]) -> None:
     """Print trials with their objectives; the dense network stands above for comparison.
 
-    More than `_MANY` objectives are shown without intervals and shares of dense, for room.
+    Where there is no room for them, intervals and shares of dense are left out.
     """
+    table = _front_table(run, trials, is_wide=True)
+    if table.__rich_measure__(_console, _console.options.update(max_width=9999)).maximum > (
+        _console.width
+    ):
+        table = _front_table(run, trials, is_wide=False)
+    _console.print(table)
+    for line in remarks(trials):
+        _console.print(f"* {line}")
+
+
+def _front_table(run: Run, trials: Sequence[Trial], *, is_wide: bool) -> Table:
     splits = {"report" if trial.report else "search" for trial in trials}
     where = " and ".join(sorted(splits)) or "search"
     title = f"{run.job.name}: {len(trials)} trials, values on the {where} split"
     table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("trial", justify="right")
-    is_wide = len(run.goals) <= _MANY
     for goal in run.goals:
         # A long name may be broken where it has a seam.
         name = f"{goal.name} [{goal.unit}]" if is_wide else goal.name.replace("_", "_\n")
@@ -72,13 +81,11 @@ def print_front(run: Run, trials: Sequence[Trial]) -> None:
     table.add_column("rung", justify="right")
     dense = run.dense
     if dense is not None and dense.evaluation is not None:
-        table.add_row(*_cells(run, dense, dense), style="dim")
+        table.add_row(*_cells(run, dense, dense, is_wide=is_wide), style="dim")
     for trial in trials:
         if trial.number != 0:
-            table.add_row(*_cells(run, trial, dense))
-    _console.print(table)
-    for line in remarks(trials):
-        _console.print(f"* {line}")
+            table.add_row(*_cells(run, trial, dense, is_wide=is_wide))
+    return table
 
 
 def print_trial(run: Run, body: Mapping[str, Any]) -> None:
@@ -175,11 +182,11 @@ def print_plugins(listing: Mapping[str, Mapping[str, str]]) -> None:
         _console.print(table)
 
 
-def _cells(run: Run, trial: Trial, dense: Trial | None) -> list[str]:
+def _cells(run: Run, trial: Trial, dense: Trial | None, *, is_wide: bool) -> list[str]:
     cells = [str(trial.number)]
     for goal in run.goals:
         measured = shown(trial).measurements[goal.name]
-        if len(run.goals) > _MANY:
+        if not is_wide:
             cells.append(_marked(measured, goal.unit))
             continue
         cells.append(_with_interval(measured, goal.unit))
