@@ -12,12 +12,15 @@ every trial has exactly one terminal event.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from autoprune.policy import Policy
+
+_NOTHING: Mapping[str, Any] = {}
 
 
 class TrialState(StrEnum):
@@ -124,8 +127,8 @@ class Measurement:
         value, low, high = body[:3]
         note = body[3] if len(body) > 3 else ""
         parts = body[4] if len(body) > 4 else {}
-        own = {name: cls.from_json(each) for name, each in parts.items()}
-        return cls(value, low, high, note, own)
+        own = {sys.intern(name): cls.from_json(each) for name, each in parts.items()}
+        return cls(value, low, high, note, own or _NOTHING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,9 +179,13 @@ class Evaluation:
     def from_json(cls, body: Mapping[str, Any]) -> Evaluation:
         """Rebuild an evaluation from `to_json`."""
         measurements = {
-            name: Measurement.from_json(each) for name, each in body["measurements"].items()
+            sys.intern(name): Measurement.from_json(each)
+            for name, each in body["measurements"].items()
         }
-        return cls(**{**body, "measurements": measurements})
+        # A log of many thousand trials holds the same words and the same nothing many times.
+        rest: dict[str, Any] = {x: _NOTHING if each == {} else each for x, each in body.items()}
+        rest["device"] = sys.intern(body["device"])
+        return cls(**{**rest, "measurements": measurements})
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,14 @@ def test_measurements_survive_the_log(
     own = {name: Measurement(each, note=note) for name, each in parts.items()}
     measured = Measurement(value, bound, bound, note, own)
     assert Measurement.from_json(measured.to_json()) == measured
+
+
+def test_evaluations_of_a_long_log_share_what_is_the_same() -> None:
+    text = json.dumps(Evaluation(values(0.1, 1)).to_json())
+    one, other = (Evaluation.from_json(json.loads(text)) for _ in range(2))
+    assert one.misses is other.misses
+    assert one.measurements["error"].parts is other.measurements["macs"].parts
+    assert next(iter(one.measurements)) is next(iter(other.measurements))
 
 
 def test_a_plain_measurement_is_three_numbers_in_the_log() -> None:
