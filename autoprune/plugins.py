@@ -79,7 +79,8 @@ def load(kind: str, name: str) -> type[Any]:
     try:
         module = import_here(module_name)
     except ImportError as error:
-        raise PluginError(f"{kind} {name!r} cannot be imported: {error}") from error
+        where = f"; it must be installed, or lie in {os.getcwd()}" if ":" in name else ""
+        raise PluginError(f"{kind} {name!r} cannot be imported: {error}{where}") from error
     contract = _contract(kind)
     plugin = getattr(module, class_name, None) if class_name else _only_plugin(module, contract)
     if not (inspect.isclass(plugin) and issubclass(plugin, contract)):

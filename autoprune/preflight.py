@@ -17,7 +17,7 @@ from autoprune.contracts.executor import EvaluatorSpec, WorkItem
 from autoprune.contracts.objective import Subject
 from autoprune.errors import InputError, ModelError
 from autoprune.evaluation.inference import BATCH, best_device, fastest_dtype
-from autoprune.evaluation.material import load_dataset, load_model
+from autoprune.evaluation.material import load_dataset, load_model, packed
 from autoprune.evaluation.preparation import Preparation, is_automatic, space_of
 from autoprune.evaluation.workbench import fingerprint, to_layout
 from autoprune.graph.cost import Costs
@@ -76,7 +76,8 @@ def preflight(job: Job) -> Preflight:
     )
     space = space_of(job, preparation)
     dense, lowest = graph.costs.costs(Policy()), _lowest(space, preparation)
-    ends = reaches(job, graph.costs, lowest, evaluator_spec(job, preparation))
+    spec = evaluator_spec(job, preparation)
+    ends = reaches(job, graph.costs, lowest, lambda: spec.build(material=packed(dataset, model)))
     return Preflight(job, preparation, space, dense, graph.costs.costs(lowest), ends)
 
 

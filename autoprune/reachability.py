@@ -6,10 +6,10 @@ on the dense network alone: what little is left of the lowest one knows nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from autoprune.contracts.executor import EvaluatorSpec, WorkItem
+from autoprune.contracts.executor import Evaluator, WorkItem
 from autoprune.contracts.objective import Stage
 from autoprune.evaluation.evaluator import NetworkEvaluator
 from autoprune.graph.cost import CostTable
@@ -29,10 +29,12 @@ class Reach:
     reason: str
 
 
-def reaches(job: Job, costs: CostTable, lowest: Policy, spec: EvaluatorSpec) -> tuple[Reach, ...]:
+def reaches(
+    job: Job, costs: CostTable, lowest: Policy, build: Callable[[], Evaluator]
+) -> tuple[Reach, ...]:
     """Return the reach of every constraint of a job; measures only where one needs it.
 
-    `spec` builds the job's evaluator. Raises what an evaluation of the dense network raises.
+    `build` makes the job's evaluator. Raises what an evaluation of the dense network raises.
     """
     if not job.constraints:
         return ()
@@ -40,16 +42,15 @@ def reaches(job: Job, costs: CostTable, lowest: Policy, spec: EvaluatorSpec) -> 
     at_dense = cheap_measurements(metrics, costs.costs(Policy()))
     at_lowest = cheap_measurements(metrics, costs.costs(lowest))
     if any(each.metric not in at_dense for each in job.constraints):
-        measured = _measured(job, lowest, spec)
+        measured = _measured(job, lowest, build())
         at_dense, at_lowest = {**measured[0], **at_dense}, {**measured[1], **at_lowest}
     return tuple(_reach(each, at_dense, at_lowest) for each in job.constraints)
 
 
 def _measured(
-    job: Job, lowest: Policy, spec: EvaluatorSpec
+    job: Job, lowest: Policy, evaluator: Evaluator
 ) -> tuple[Mapping[str, Measurement], Mapping[str, Measurement]]:
     """Return what is measured of the dense network, and what of the lowest, carved alone."""
-    evaluator = spec.build()
     assert isinstance(evaluator, NetworkEvaluator)
     item = WorkItem(0, Policy())
     dense = dict(evaluator.evaluate(item).measurements)

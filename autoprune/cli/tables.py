@@ -56,9 +56,8 @@ def print_front(run: Run, trials: Sequence[Trial]) -> None:
     Where there is no room for them, intervals and shares of dense are left out.
     """
     table = _front_table(run, trials, is_wide=True)
-    if table.__rich_measure__(_console, _console.options.update(max_width=9999)).maximum > (
-        _console.width
-    ):
+    unbounded = _console.options.update(max_width=9999)
+    if _console.measure(table, options=unbounded).maximum > _console.width:
         table = _front_table(run, trials, is_wide=False)
     _console.print(table)
     for line in remarks(trials):

@@ -45,7 +45,12 @@ def gather(options: Mapping[str, Any]) -> Material:
     """
     job = Job.model_validate(options["job"])
     dataset = load_dataset(job)
-    state = load_model(job, dataset).state_dict()
+    return packed(dataset, load_model(job, dataset))
+
+
+def packed(dataset: Dataset, model: nn.Module) -> Material:
+    """Return data and weights that are at hand in the form that is handed out."""
+    state = model.state_dict()
     # Copies: the format refuses tensors that share memory, as tied weights do.
     content = save({name: each.clone().contiguous() for name, each in state.items()})
     return {**dataset.to_arrays(), _WEIGHTS: np.frombuffer(content, dtype=np.uint8)}

@@ -39,13 +39,6 @@ class Onnx(Exporter):
 
     def read_outputs(self, path: Path, candidate: Candidate) -> Tensor:
         """Run the file with onnxruntime on the CPU, one thread."""
-        import onnxruntime
-        import torch
+        from autoprune.runtimes.onnx_runtime import OnnxRunner
 
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        session = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
-        )
-        inputs = {session.get_inputs()[0].name: candidate.example.contiguous().numpy()}
-        return torch.from_numpy(session.run(None, inputs)[0])
+        return OnnxRunner(path.read_bytes(), candidate.example, threads=1).outputs()

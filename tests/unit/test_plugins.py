@@ -101,3 +101,17 @@ def test_an_intruder_on_a_shelfs_name_is_named(
     plugins._files.cache_clear()
     with pytest.raises(PluginError, match=str(tmp_path / "agents")):
         plugins.names("searcher")
+
+
+def test_a_plugin_of_ones_own_is_found_in_the_working_directory_and_only_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "of_ones_own.py").write_text(
+        "from autoprune.objectives.macs import Macs\nclass Mine(Macs):\n    pass\n"
+    )
+    spec = PluginSpec.model_validate({"name": "of_ones_own:Mine"})
+    with pytest.raises(PluginError, match=r"of_ones_own.*must be installed, or lie in /"):
+        plugins.load("objective", spec.name)
+    monkeypatch.setattr(sys, "path", [each for each in sys.path if each])
+    monkeypatch.chdir(tmp_path)
+    assert plugins.load("objective", spec.name).__name__ == "Mine"
