@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from autoprune.contracts.searcher import SearchProblem
+from autoprune.graph.cost import COLUMNS
 from autoprune.policy import Policy
 from autoprune.space import Choice, Float
 
 from ._genome import Genome
 
-CostName = Literal["macs", "params", "size_bytes"]
-_COLUMNS: tuple[CostName, ...] = ("macs", "params", "size_bytes")
+CostName = Literal["macs", "params", "size_bytes", "bitops"]
+_NAMES: tuple[CostName, ...] = get_args(CostName)
 # Points on which the table of single steps is compared with the space's own decoding.
 _CHECKED = 16
 
@@ -21,8 +22,8 @@ _CHECKED = 16
 class CostModel:
     """One cost of vectors of a genome, exact, as a share of the dense network's.
 
-    Where every parameter decides on groups and blocks of its own, as in all spaces but
-    those that share a group between parameters, what each of its values keeps is read off
+    Where every parameter decides on groups, blocks and layers of its own, as in all spaces but
+    those that share one between parameters, what each of its values changes is read off
     once, and a thousand points cost milliseconds. Elsewhere each point is decoded.
     Real-valued parameters are decoded as well.
 
@@ -32,12 +33,11 @@ class CostModel:
 
     def __init__(self, problem: SearchProblem, name: CostName | None = None) -> None:
         goals = [goal.name for goal in problem.goals]
-        self.name: str = name or next((each for each in goals if each in _COLUMNS), "macs")
+        self.name: str = name or next((each for each in goals if each in _NAMES), "macs")
         self._problem = problem
         self._genome = Genome(problem.space)
-        self._column = _COLUMNS.index(self.name)
-        self._blocks = [block.name for block in problem.groups.blocks]
-        self.dense = float(self._totals(*self._state(Policy()))[0])
+        self._column = COLUMNS.index(self.name)
+        self.dense = float(self._totals(problem.costs.state(Policy())[None])[0])
         self._steps = self._read_steps()
 
     def share(self, vectors: np.ndarray) -> np.ndarray:
@@ -53,16 +53,16 @@ class CostModel:
 
     def _looked_up(self, vectors: np.ndarray, steps: list[np.ndarray]) -> np.ndarray:
         indices = (vectors - self._genome.low).astype(np.int64)
-        state = self._origin + sum(table[indices[:, column]] for column, table in enumerate(steps))
-        groups = len(self._problem.groups)
-        return self._totals(state[:, :groups], state[:, groups:]) / self.dense
+        states = self._origin + sum(table[indices[:, place]] for place, table in enumerate(steps))
+        share: np.ndarray = self._totals(states) / self.dense
+        return share
 
     def _decoded(self, vectors: np.ndarray) -> np.ndarray:
         space, genome = self._problem.space, self._genome
         return np.array([self.of(space.decode(genome.values(each))) for each in vectors])
 
     def _read_steps(self) -> list[np.ndarray] | None:
-        """Return per parameter what each value changes, shape (values, groups + blocks).
+        """Return per parameter what each value changes, shape (values, width of a state).
 
         None where the changes do not add up, or a parameter is a real number.
         """
@@ -86,18 +86,8 @@ class CostModel:
 
     def _row(self, vector: np.ndarray) -> np.ndarray:
         policy = self._problem.space.decode(self._genome.values(vector))
-        kept, dropped = self._state(policy)
-        return np.concatenate([kept[0], dropped[0]])
+        return self._problem.costs.state(policy)
 
-    def _state(self, policy: Policy) -> tuple[np.ndarray, np.ndarray]:
-        """Return kept units, shape (1, groups), and dropped blocks, shape (1, blocks)."""
-        groups = self._problem.groups
-        kept = groups.kept_units(policy)
-        counts = [kept.get(group.name, group.units) for group in groups]
-        dropped = [name in policy.dropped for name in self._blocks]
-        return np.array([counts], dtype=np.float64), np.array([dropped], dtype=np.float64)
-
-    def _totals(self, kept: np.ndarray, dropped: np.ndarray) -> np.ndarray:
-        totals = self._problem.costs.of_kept(kept, dropped > 0.5 if dropped.size else None)
-        column: np.ndarray = totals[:, self._column]
+    def _totals(self, states: np.ndarray) -> np.ndarray:
+        column: np.ndarray = self._problem.costs.of_states(states)[:, self._column]
         return column

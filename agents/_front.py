@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from ._budgets import Budgeted
 from ._costs import CostName
 from ._levels import Levels
 
-COSTS: tuple[CostName | Literal["latency_ms"], ...] = ("macs", "params", "size_bytes", "latency_ms")
+COSTS: tuple[CostName | Literal["latency_ms"], ...] = (*get_args(CostName), "latency_ms")
 
 
 class FrontFollower(Budgeted):

@@ -11,6 +11,7 @@ from scipy.optimize import nnls
 from autoprune.contracts.searcher import SearchProblem
 from autoprune.errors import PluginError
 
+from ._costs import CostName
 from ._front import COSTS
 from ._probes import Prober, Probes
 
@@ -56,7 +57,7 @@ class Knapsack(Prober):
         *,
         seed: int = 0,
         target: float | None = None,
-        cost: Literal["macs", "params", "size_bytes", "latency_ms"] | None = None,
+        cost: CostName | Literal["latency_ms"] | None = None,
         levels: int = 2,
     ) -> None:
         goals = [goal.name for goal in problem.goals]

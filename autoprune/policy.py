@@ -11,14 +11,21 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from autoprune.errors import PolicyError
 
 _NOTHING: frozenset[str] = frozenset()
+
+BITS = (2, 3, 4, 5, 6, 7, 8, 16, 32)
+"""Numbers of bits that a policy may ask for."""
+Repair = Literal["none", "bn", "ridge", "both"]
+"""What is mended without training: nothing, batch norm statistics, kernels, or both."""
+Rounding = Literal["nearest", "bias_corrected", "adaptive"]
+"""How kernels are rounded to their bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,36 +40,76 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True)
+class LayerDecision:
+    """How one layer is stored and computed: the bits of its kernels and of what it reads, and
+    the rank of the two smaller layers that replace it (None: it stays one layer).
+
+    Up to 8 bits are whole numbers with a scale, 16 are half precision, 32 single precision.
+    """
+
+    weight_bits: int = 32
+    activation_bits: int = 32
+    rank: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, bits in (("weight", self.weight_bits), ("activation", self.activation_bits)):
+            if bits not in BITS:
+                raise PolicyError(f"{name}_bits must be one of {_listed(BITS)}, given: {bits!r}")
+        if self.rank is not None and self.rank < 1:
+            raise PolicyError(f"rank must be at least 1, given: {self.rank!r}")
+
+    @property
+    def is_quantised(self) -> bool:
+        """Say whether kernels or inputs have fewer than 32 bits."""
+        return self.weight_bits < 32 or self.activation_bits < 32
+
+    def to_json(self) -> dict[str, int]:
+        """Return a JSON object without what stays as it is."""
+        rank = {} if self.rank is None else {"rank": self.rank}
+        bits = {"weight_bits": self.weight_bits, "activation_bits": self.activation_bits}
+        return {**{name: each for name, each in bits.items() if each < 32}, **rank}
+
+
+UNTOUCHED = LayerDecision()
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """How the decisions are carried out.
 
-    `criterion` ranks the units of a group. `pruning_net` is the name of the stored network
-    that generates the weights of what is kept; None: they are the dense network's own.
+    `criterion` ranks the units of a group. `repair` and `rounding` are those of the rung
+    unless given. `pruning_net` is the name of the stored network that generates the weights
+    of what is kept; None: they are the dense network's own.
     """
 
     criterion: str = "l1"
+    repair: Repair | None = None
+    rounding: Rounding | None = None
     pruning_net: str | None = None
 
     def to_json(self) -> dict[str, str]:
         """Return a JSON object without what is None."""
-        net = {} if self.pruning_net is None else {"pruning_net": self.pruning_net}
-        return {"criterion": self.criterion, **net}
+        named = {"repair": self.repair, "rounding": self.rounding, "pruning_net": self.pruning_net}
+        return {"criterion": self.criterion, **{x: each for x, each in named.items() if each}}
 
 
 @dataclass(frozen=True)
 class Policy:
-    """Decisions per prunable group, blocks that are left out, and the recipe.
+    """Decisions per prunable group and per layer, blocks that are left out, and the recipe.
 
-    Groups not named stay whole, blocks not named stay.
+    Groups not named stay whole, layers not named as they are, blocks not named stay.
     """
 
     decisions: Mapping[str, Decision] = field(default_factory=dict)
     recipe: Recipe = field(default_factory=Recipe)
     dropped: frozenset[str] = _NOTHING
+    layers: Mapping[str, LayerDecision] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        ordered = {name: self.decisions[name] for name in sorted(self.decisions)}
-        object.__setattr__(self, "decisions", MappingProxyType(ordered))
+        for name in ("decisions", "layers"):
+            given = getattr(self, name)
+            ordered = MappingProxyType({each: given[each] for each in sorted(given)})
+            object.__setattr__(self, name, ordered)
 
     @classmethod
     def from_keep_ratios(cls, keep_ratios: Mapping[str, float], criterion: str = "l1") -> Policy:
@@ -78,24 +125,59 @@ class Policy:
                 sys.intern(name): _decision(**entry) for name, entry in body["groups"].items()
             }
             dropped = frozenset(body["dropped"]) if "dropped" in body else _NOTHING
-            return cls(decisions, Recipe(**body["recipe"]), dropped)
+            layers = {
+                sys.intern(name): _of_layer(**entry)
+                for name, entry in body.get("layers", {}).items()
+            }
+            return cls(decisions, Recipe(**body["recipe"]), dropped, layers)
         except (KeyError, TypeError, AttributeError) as error:
             raise PolicyError(f"not a policy: {error}") from error
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object: `{"groups": {name: {"keep_ratio"}}, "recipe": {"criterion"}}`.
 
-        A list `dropped` comes in where blocks are left out, `pruning_net` in the recipe
-        where weights are generated.
+        A list `dropped` comes in where blocks are left out, `layers: {name: {"weight_bits",
+        "activation_bits", "rank"}}` where layers change, and in the recipe what differs.
         """
         groups = {name: {"keep_ratio": each.keep_ratio} for name, each in self.decisions.items()}
         dropped = {"dropped": sorted(self.dropped)} if self.dropped else {}
-        return {"groups": groups, "recipe": self.recipe.to_json(), **dropped}
+        layers = {name: each.to_json() for name, each in self.layers.items()}
+        rest = {**dropped, **({"layers": layers} if layers else {})}
+        return {"groups": groups, "recipe": self.recipe.to_json(), **rest}
 
     @property
     def is_dense(self) -> bool:
         """Say whether the policy leaves the network as it is."""
-        return not self.decisions and not self.dropped
+        return not self.removes and not self.layers
+
+    @property
+    def removes(self) -> bool:
+        """Say whether units or blocks leave."""
+        return bool(self.decisions or self.dropped)
+
+    @property
+    def factorises(self) -> bool:
+        """Say whether any layer becomes two of lower rank."""
+        return any(each.rank is not None for each in self.layers.values())
+
+    @property
+    def is_quantised(self) -> bool:
+        """Say whether any layer has fewer than 32 bits."""
+        return any(each.is_quantised for each in self.layers.values())
+
+    def with_recipe_in_use(self) -> Policy:
+        """Return the same policy, its recipe without what it never comes to."""
+        rounds = any(each.weight_bits <= 8 for each in self.layers.values())
+        recipe = replace(
+            self.recipe,
+            repair=self.recipe.repair if self.removes or self.factorises else None,
+            rounding=self.recipe.rounding if rounds else None,
+        )
+        return self if recipe == self.recipe else replace(self, recipe=recipe)
+
+    def layer(self, name: str) -> LayerDecision:
+        """Return the decision about a layer; the one that changes nothing for others."""
+        return self.layers.get(name, UNTOUCHED)
 
     def keep_ratio(self, group: str) -> float:
         """Return the kept share of `group`; 1.0 where the policy does not name it."""
@@ -118,6 +200,18 @@ class Policy:
 
 
 @lru_cache(maxsize=2**16)
+def _of_layer(
+    weight_bits: int = 32, activation_bits: int = 32, rank: int | None = None
+) -> LayerDecision:
+    """Return one object for equal decisions about layers."""
+    return LayerDecision(weight_bits, activation_bits, rank)
+
+
+@lru_cache(maxsize=2**16)
 def _decision(keep_ratio: float) -> Decision:
     """Return one object for equal decisions: a search remembers a great many of them."""
     return Decision(keep_ratio)
+
+
+def _listed(numbers: tuple[int, ...]) -> str:
+    return ", ".join(map(str, numbers))

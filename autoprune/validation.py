@@ -20,6 +20,7 @@ from autoprune.job.spec import (
     ModelSpec,
     Plugin,
     PluginSpec,
+    QuantizationSpec,
     ResourceSpec,
     RungSpec,
     SplitSpec,
@@ -33,6 +34,7 @@ _SECTIONS: Mapping[str, type[BaseModel]] = {
     "data.splits": SplitSpec,
     "baselines": BaselineSpec,
     "rungs": RungSpec,
+    "quantization": QuantizationSpec,
     "budget": BudgetSpec,
     "resources": ResourceSpec,
 }

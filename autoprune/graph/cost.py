@@ -7,155 +7,131 @@ operations. The table is plain data, made once from the traced network.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 
+from autoprune.graph.cost_row import CostRow
+from autoprune.graph.extent import Extent
 from autoprune.graph.group import GroupTable
-from autoprune.policy import Policy
+from autoprune.graph.layer import Layer
+from autoprune.graph.layer_cost import LayerRows, padded
+from autoprune.policy import UNTOUCHED, Policy
 
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What a network costs: multiply-accumulates of one sample, parameters, stored bytes, and
-    the bytes that convolutions, linear and recurrent layers write for one sample.
+    """What a network costs: multiply-accumulates of one sample, parameters, stored bytes, the
+    bytes that convolutions, linear and recurrent layers write for one sample, and bit
+    operations, where every multiplication counts the bits of its weight times those of what
+    it is multiplied with (Wang et al., HAQ, CVPR 2019).
     """
 
     macs: int
     params: int
     size_bytes: int
     activation_bytes: int = 0
-
-    @property
-    def bitops(self) -> int:
-        """Bit operations: every multiplication counts weight bits times activation bits, which
-        are 32 each (Wang et al., HAQ, CVPR 2019).
-        """
-        return self.macs * 32 * 32
+    bitops: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Extent:
-    """The length of a dimension: `fixed` + Σ width · Π kept units of some groups.
-
-    `parts` lists pairs of a width and the groups whose kept units are multiplied.
-    """
-
-    fixed: int
-    parts: tuple[tuple[int, tuple[str, ...]], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class CostRow:
-    """A tensor, or a product of activations, with `elements` = constant · Π extents.
-
-    Each element costs `macs` multiply-accumulates per sample (the output positions of a
-    convolution's kernel; zero for a bias), `params` is 1 for a parameter, else 0,
-    `item_bytes` is the stored size of an element, and `written_bytes` what is written of it
-    for every sample, where the row is what a layer returns.
-    """
-
-    module: str
-    constant: int
-    extents: tuple[Extent, ...]
-    macs: int = 0
-    params: int = 0
-    item_bytes: int = 0
-    written_bytes: int = 0
-
-    def to_json(self) -> list[Any]:
-        """Return a JSON array."""
-        extents = [[each.fixed, each.parts] for each in self.extents]
-        per_element = [self.macs, self.params, self.item_bytes, self.written_bytes]
-        return [self.module, self.constant, extents, *per_element]
-
-    @classmethod
-    def from_json(cls, body: Iterable[Any]) -> CostRow:
-        """Rebuild a row from `to_json`."""
-        module, constant, extents, *rest = body
-        lengths = tuple(
-            Extent(fixed, tuple((width, tuple(names)) for width, names in parts))
-            for fixed, parts in extents
-        )
-        return cls(module, constant, lengths, *rest)
+COLUMNS = tuple(each.name for each in fields(Costs))
+"""Names of the costs, in the order of `CostTable.of_states`."""
 
 
 class CostTable:
-    """Costs of every policy of a network: `costs(policy)` in microseconds, torch-free."""
+    """Costs of every policy of a network: `costs(policy)` in microseconds, torch-free.
+
+    A *state* is a policy as a vector: the kept units of every group, whether every block is
+    left out (0 or 1), and the weight bits, activation bits and rank of every layer, in the
+    order of the table; a rank of 0 is a layer that stays one. States of policies that differ
+    in one thing differ in one place, so they can be added up.
+    """
 
     def __init__(self, rows: Iterable[CostRow], groups: GroupTable) -> None:
         self.rows = tuple(rows)
         self.groups = groups
         self._index = {group.name: number for number, group in enumerate(groups)}
         self._units = np.array([group.units for group in groups] + [1.0])
-        extents = {each: place for place, each in enumerate(_extents(self.rows))}
-        parts = [(place, *part) for each, place in extents.items() for part in each.parts]
+        extents = _extents((*self.rows, *groups.layers))
+        places = {each: place for place, each in enumerate(extents)}
+        parts = [(place, *part) for each, place in places.items() for part in each.parts]
         self._fixed = np.array([each.fixed for each in extents] + [1.0])
         self._part_extent = np.array([place for place, _, _ in parts], dtype=np.int64)
         self._part_width = np.array([width for _, width, _ in parts])
-        self._part_groups = _padded(
+        self._part_groups = padded(
             [[self._index[name] for name in names] for _, _, names in parts], len(groups)
         )
-        self._row_extents = _padded(
-            [[extents[each] for each in row.extents] for row in self.rows], len(extents)
+        self._row_extents = padded(
+            [[places[each] for each in row.extents] for row in self.rows], len(extents)
         )
         self._constant = np.array([row.constant for row in self.rows], dtype=np.float64)
-        self._in_block = {
-            block.name: np.array([block.holds(row.module) for row in self.rows])
-            for block in groups.blocks
-        }
+        self._in_block = np.array(
+            [[block.holds(row.module) for row in self.rows] for block in groups.blocks], dtype=bool
+        ).reshape(len(groups.blocks), len(self.rows))
+        self._layers = LayerRows(self.rows, groups.layers, places)
         self._per_element = np.array(
             [[row.macs, row.params, row.item_bytes, row.written_bytes] for row in self.rows],
             dtype=np.float64,
         ).reshape(len(self.rows), 4)
 
-    def _elements(self, policy: Policy) -> np.ndarray:
-        """Return how many elements every row keeps, shape (rows,)."""
-        kept = self._units[:-1].copy()
-        for name, count in self.groups.kept_units(policy).items():
-            kept[self._index[name]] = count
-        elements = self._kept_elements(kept)
-        for block in self.groups.dropped(policy):
-            elements[self._in_block[block.name]] = 0.0
-        return elements
+    def state(self, policy: Policy) -> np.ndarray:
+        """Return the state of a policy, shape (width,).
 
-    def _kept_elements(self, kept: np.ndarray) -> np.ndarray:
-        """Return how many elements every row keeps, shape (..., rows), of `kept` (..., groups)."""
-        batch = kept.shape[:-1]
-        counts = np.concatenate([kept, np.ones((*batch, 1))], axis=-1)
-        values = self._part_width * counts[..., self._part_groups].prod(axis=-1)
-        lengths = np.broadcast_to(self._fixed, (*batch, len(self._fixed))).copy()
-        np.add.at(lengths, (..., self._part_extent), values)  # type: ignore[arg-type]
-        elements: np.ndarray = self._constant * lengths[..., self._row_extents].prod(axis=-1)
-        return elements
+        Raises `PolicyError` for a policy of another network.
+        """
+        units = self.groups.kept_units(policy)
+        dropped = {block.name for block in self.groups.dropped(policy)}
+        decisions = self.groups.layer_decisions(policy, units)
+        layers = [decisions.get(layer.name, UNTOUCHED) for layer in self.groups.layers]
+        return np.array(
+            [
+                *(units.get(group.name, group.units) for group in self.groups),
+                *(block.name in dropped for block in self.groups.blocks),
+                *(each.weight_bits for each in layers),
+                *(each.activation_bits for each in layers),
+                *(each.rank or 0 for each in layers),
+            ],
+            dtype=np.float64,
+        )
+
+    def of_states(self, states: np.ndarray) -> np.ndarray:
+        """Return the costs of many states (n, width), shape (n, 5), columns as in `COLUMNS`."""
+        totals: np.ndarray = self._by_row(np.asarray(states, dtype=np.float64)).sum(axis=1)
+        return totals
+
+    def _by_row(self, states: np.ndarray) -> np.ndarray:
+        """Return the costs of every row, shape (n, rows, 5), of states (n, width)."""
+        groups, blocks, layers = (
+            len(each) for each in (self.groups.groups, self.groups.blocks, self.groups.layers)
+        )
+        kept, dropped, bits = np.split(states, [groups, groups + blocks], axis=1)
+        lengths = self._lengths(kept)
+        elements = self._constant * lengths[:, self._row_extents].prod(axis=-1)
+        elements *= (dropped @ self._in_block.astype(np.float64)) < 0.5
+        decisions = bits.reshape(len(states), 3, layers)
+        return self._layers.costs(elements, self._per_element, lengths, decisions)
+
+    def _lengths(self, kept: np.ndarray) -> np.ndarray:
+        """Return the length of every extent, and a one, shape (n, extents + 1)."""
+        counts = np.concatenate([kept, np.ones((len(kept), 1))], axis=1)
+        values = self._part_width * counts[:, self._part_groups].prod(axis=-1)
+        lengths = np.broadcast_to(self._fixed, (len(kept), len(self._fixed))).copy()
+        index: Any = (slice(None), self._part_extent)
+        np.add.at(lengths, index, values)
+        return lengths
 
     def costs(self, policy: Policy) -> Costs:
-        """Return what `policy` costs; raises `PolicyError` for a policy of other groups."""
-        return Costs(*(int(each) for each in self._elements(policy) @ self._per_element))
-
-    def of_kept(self, kept: np.ndarray, dropped: np.ndarray | None = None) -> np.ndarray:
-        """Return macs, params, size_bytes and activation_bytes, shape (n, 4), of many networks.
-
-        `kept` holds the kept units of every group of the table, shape (n, groups), `dropped`
-        which blocks are left out, shape (n, blocks) boolean; none without it.
-        """
-        elements = self._kept_elements(np.asarray(kept, dtype=np.float64))
-        for index, block in enumerate(self.groups.blocks if dropped is not None else ()):
-            assert dropped is not None
-            elements[np.ix_(dropped[:, index], self._in_block[block.name])] = 0.0
-        totals: np.ndarray = elements @ self._per_element
-        return totals
+        """Return what `policy` costs; raises `PolicyError` for a policy of another network."""
+        return _costs(self.of_states(self.state(policy)[None])[0])
 
     def by_module(self, policy: Policy) -> dict[str, Costs]:
         """Return the cost of every module that has any, in the order of the forward pass."""
         totals: dict[str, np.ndarray] = {}
-        for row, each in zip(
-            self.rows, self._elements(policy)[:, None] * self._per_element, strict=True
-        ):
-            totals[row.module] = totals.get(row.module, np.zeros(4)) + each
-        return {name: Costs(*(int(each) for each in total)) for name, total in totals.items()}
+        for row, each in zip(self.rows, self._by_row(self.state(policy)[None])[0], strict=True):
+            totals[row.module] = totals.get(row.module, 0.0) + each
+        return {name: _costs(total) for name, total in totals.items()}
 
     def lowest(self) -> Costs:
         """Return the cost with one unit left in every prunable group and no droppable block."""
@@ -173,12 +149,17 @@ class CostTable:
         return cls((CostRow.from_json(row) for row in body), groups)
 
 
-def _extents(rows: Iterable[CostRow]) -> Mapping[Extent, None]:
-    return dict.fromkeys(each for row in rows for each in row.extents)
+def _costs(row: np.ndarray) -> Costs:
+    return Costs(*(int(each) for each in row))
 
 
-def _padded(lists: list[list[int]], filler: int) -> np.ndarray:
-    """Return lists of different lengths as one array, the rest filled with `filler`."""
-    width = max((len(each) for each in lists), default=0)
-    rows = [each + [filler] * (width - len(each)) for each in lists]
-    return np.array(rows, dtype=np.int64).reshape(len(lists), width)
+def _extents(holders: Iterable[CostRow | Layer]) -> list[Extent]:
+    """Return all extents, each once."""
+    found: dict[Extent, None] = {}
+    for each in holders:
+        if isinstance(each, CostRow):
+            found.update(dict.fromkeys(each.extents))
+        else:
+            found.update(dict.fromkeys(each.outputs))
+            found.update({} if each.inputs is None else {each.inputs: None})
+    return list(found)

@@ -15,7 +15,8 @@ import numpy as np
 
 from autoprune.errors import PolicyError, suggestion
 from autoprune.graph.block import Block, held
-from autoprune.policy import Decision, Policy
+from autoprune.graph.layer import Layer
+from autoprune.policy import UNTOUCHED, Decision, LayerDecision, Policy
 
 Role = Literal["out", "in", "along", "size", "enter", "leave"]
 """What a dimension does: it makes its units, reads them or goes with them.
@@ -130,13 +131,20 @@ class PrunableGroup:
 
 
 class GroupTable:
-    """All groups and blocks of a network, in the order of its forward pass."""
+    """All groups, blocks and layers of a network, in the order of its forward pass."""
 
-    def __init__(self, groups: Iterable[PrunableGroup], blocks: Iterable[Block] = ()) -> None:
+    def __init__(
+        self,
+        groups: Iterable[PrunableGroup],
+        blocks: Iterable[Block] = (),
+        layers: Iterable[Layer] = (),
+    ) -> None:
         self.groups = tuple(groups)
         self.blocks = tuple(blocks)
+        self.layers = tuple(layers)
         self._by_name = {group.name: group for group in self.groups}
         self._blocks = {block.name: block for block in self.blocks}
+        self._layers = {layer.name: layer for layer in self.layers}
 
     def __iter__(self) -> Iterator[PrunableGroup]:
         return iter(self.groups)
@@ -193,9 +201,11 @@ class GroupTable:
         }
 
     def canonical(self, policy: Policy) -> Policy:
-        """Return the canonical form: whole units, groups that stay whole left out.
+        """Return the canonical form: whole units, what stays as it is left out.
 
-        Left out as well are groups and blocks that vanish with a dropped block.
+        Left out as well are groups, blocks and layers that vanish with a dropped block, ranks
+        that save nothing, and what the recipe says of steps that are not taken. Raises
+        `PolicyError` for what the network does not have, or what cannot be done with it.
         """
         blocks = self.dropped(policy)
         outer = [
@@ -204,12 +214,51 @@ class GroupTable:
             if not held((each for each in blocks if each is not block), block.adds)
         ]
         vanishing = self.vanishing(policy)
+        units = self.kept_units(policy)
         decisions = {
             name: Decision(kept / self[name].units)
-            for name, kept in self.kept_units(policy).items()
+            for name, kept in units.items()
             if kept < self[name].units and name not in vanishing
         }
-        return Policy(decisions, policy.recipe, frozenset(block.name for block in outer))
+        layers = {
+            name: each
+            for name, each in self.layer_decisions(policy, units).items()
+            if each != UNTOUCHED and not held(blocks, name)
+        }
+        dropped = frozenset(block.name for block in outer)
+        return Policy(decisions, policy.recipe, dropped, layers).with_recipe_in_use()
+
+    def layer_decisions(self, policy: Policy, units: Mapping[str, int]) -> dict[str, LayerDecision]:
+        """Return what a policy decides about layers, without ranks that save nothing.
+
+        `units` are its kept units. Raises `PolicyError` for a layer that is unknown, or with
+        which it cannot be done.
+        """
+        found = {}
+        for name, decision in policy.layers.items():
+            layer = self._checked(name, decision)
+            is_saving = decision.rank is not None and layer.saves(decision.rank, units)
+            found[name] = decision if is_saving else replace(decision, rank=None)
+        return found
+
+    def _checked(self, name: str, decision: LayerDecision) -> Layer:
+        """Return the layer called `name`; raises `PolicyError` where it cannot be so."""
+        layer = self._layers.get(name)
+        if layer is None:
+            allowed = suggestion(name, (each.name for each in self.layers if not each.reason))
+            raise PolicyError(f"the policy names layer {name!r}, which does not exist; {allowed}")
+        if layer.reason is not None and decision.is_quantised:
+            raise PolicyError(f"layer {name!r} cannot be quantised: {layer.reason}")
+        if not layer.reads and decision.activation_bits < 32:
+            raise PolicyError(
+                f"what layer {name!r} reads cannot be quantised, since it is not run by itself or "
+                "is several operations; give its weight_bits alone"
+            )
+        if layer.inputs is None and decision.rank is not None:
+            raise PolicyError(
+                f"layer {name!r} has no rank; linear layers and 1×1 convolutions in one group have"
+            )
+        return layer
 
     def vanishing(self, policy: Policy) -> frozenset[str]:
         """Return the groups all of whose layers leave with the blocks that a policy drops."""
@@ -232,7 +281,11 @@ class GroupTable:
             }
             for group in self.groups
         ]
-        return {"groups": groups, "blocks": [block.to_json() for block in self.blocks]}
+        return {
+            "groups": groups,
+            "blocks": [block.to_json() for block in self.blocks],
+            "layers": [layer.to_json() for layer in self.layers],
+        }
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> GroupTable:
@@ -247,4 +300,5 @@ class GroupTable:
             )
             for each in body["groups"]
         ]
-        return cls(groups, (Block.from_json(each) for each in body["blocks"]))
+        blocks = (Block.from_json(each) for each in body["blocks"])
+        return cls(groups, blocks, (Layer.from_json(each) for each in body["layers"]))

@@ -14,8 +14,8 @@ from autoprune.errors import RunError
 from autoprune.graph.cost import CostTable
 from autoprune.graph.group import GroupTable
 
-FORMAT = 4
-"""Version of the JSON form: 3 did not know what layers write."""
+FORMAT = 5
+"""Version of the JSON form: 4 did not know layers."""
 
 
 @dataclass(frozen=True)

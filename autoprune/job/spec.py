@@ -10,6 +10,12 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from autoprune.job.constraint import Constraint
+from autoprune.policy import Repair, Rounding
+
+Quantize = Literal["int8", "int8_weights", "int4_weights"]
+"""Bits of a deployment: of kernels and what they read, or of kernels alone."""
+Observer = Literal["min_max", "moving_average", "percentile", "mse"]
+"""How the range of values is told from those that were seen."""
 
 
 class _Section(BaseModel):
@@ -101,26 +107,81 @@ def _data(value: object) -> object:
     return {"source": _plugin(value)} if isinstance(value, str) else value
 
 
-class RungSpec(_Section):
-    """One fidelity: how much repair and recovery, and how many images judge the result."""
+class DistillSpec(_Section):
+    """What a network learns from a teacher's outputs beside the labels.
 
-    repair: Literal["none", "bn", "ridge", "both"] = "bn"
+    `teacher` is the dense network, `front`: the best network of the same rung that is larger,
+    or a model of its own. `weight` is the teacher's share of the loss, at a softness of
+    `temperature` (Hinton et al., 2015). `features` are layers whose outputs are matched as
+    well, `attention` maps of where they are strong (Zagoruyko and Komodakis, 2017), with their
+    weights. With `cached` the teacher's logits are computed once per job, of every training
+    image and its mirror image.
+    """
+
+    teacher: Literal["dense", "front"] | ModelSpec = "dense"
+    temperature: float = Field(default=4.0, gt=0)
+    weight: float = Field(default=0.7, gt=0, le=1)
+    features: tuple[str, ...] = ()
+    feature_weight: float = Field(default=1.0, gt=0)
+    attention: tuple[str, ...] = ()
+    attention_weight: float = Field(default=1000.0, gt=0)
+    cached: bool = False
+
+
+def _distill(value: object) -> object:
+    if value is True:
+        return DistillSpec()
+    return None if value is False else value
+
+
+class RungSpec(_Section):
+    """One fidelity: how much repair and recovery, and how many images judge the result.
+
+    `quantize` gives layers that the policy leaves at 32 bits those of a deployment. Where a
+    rung trains, the network is trained as it will be quantised, unless `quantize_aware` is
+    false; `lsq` learns the step sizes as well (Esser et al., ICLR 2020).
+    """
+
+    repair: Repair = "bn"
     repair_images: int = Field(default=1000, ge=1)
     ridge_images: int = Field(default=256, ge=1)
     images: int | None = Field(default=None, ge=1)
     finetune_steps: int | None = Field(default=None, ge=1)
     finetune_epochs: int | None = Field(default=None, ge=1)
-    distill: bool = False
+    distill: Annotated[DistillSpec | None, BeforeValidator(_distill)] = None
+    recovery: Plugin = PluginSpec(name="finetune")
     batch_size: int = Field(default=128, ge=2)
     learning_rate: float = Field(default=0.01, gt=0)
+    quantize: Quantize | None = None
+    quantize_aware: Literal["lsq"] | bool = True
+    rounding: Rounding = "nearest"
 
     @model_validator(mode="after")
     def _consistent(self) -> RungSpec:
         if self.finetune_steps is not None and self.finetune_epochs is not None:
             raise ValueError("give only one of 'finetune_steps' and 'finetune_epochs'")
-        if self.distill and self.finetune_steps is None and self.finetune_epochs is None:
+        if (
+            self.distill is not None
+            and self.finetune_steps is None
+            and self.finetune_epochs is None
+        ):
             raise ValueError("'distill' needs 'finetune_steps' or 'finetune_epochs'")
         return self
+
+
+class QuantizationSpec(_Section):
+    """How layers with up to 8 bits are quantised, and where the networks will run.
+
+    `observer` tells the range of what a layer reads, on `images` training images, and
+    `weight_observer` that of every output channel of its kernels. `target` is what runs the
+    networks of the front at the end: ONNX Runtime, OpenVINO or torchao; all three run whole
+    numbers of 8 bits, others are counted as bytes and bit operations.
+    """
+
+    target: Literal["onnx", "openvino", "torchao"] = "onnx"
+    observer: Observer = "percentile"
+    weight_observer: Literal["min_max", "mse"] = "min_max"
+    images: int = Field(default=256, ge=1)
 
 
 class BaselineSpec(_Section):
@@ -192,6 +253,7 @@ class Job(_Section):
     searchers: tuple[Plugin, ...] = ()
     baselines: BaselineSpec = BaselineSpec()
     rungs: tuple[RungSpec, ...] = Field(default=(RungSpec(),), min_length=1)
+    quantization: QuantizationSpec = QuantizationSpec()
     promote_one_in: int = Field(default=4, ge=2)
     budget: BudgetSpec = BudgetSpec()
     resources: ResourceSpec = ResourceSpec()

@@ -29,6 +29,7 @@ from torch.nn import functional
 from autoprune.graph.group import GroupTable
 from autoprune.policy import Policy
 from autoprune.surgery.plan import Plan
+from autoprune.tracing.layers import is_plain
 from autoprune.tracing.recorder import evaluation_mode
 
 RIDGES = (1e-4, 1e-2, 1.0)
@@ -270,22 +271,14 @@ def _solvable(model: nn.Module, groups: GroupTable) -> dict[str, nn.Linear | Con
         if each.role != "in" or each.dim != 1:
             continue
         layer = model.get_submodule(each.module)
-        if not isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d) or not _is_plain(layer):
+        if not isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d) or not is_plain(layer):
+            continue
+        if getattr(layer, "groups", 1) != 1:
             continue
         # A kernel that is made from other parameters is nobody's.
         if all(owners[id(one)] == 1 for one in (layer.weight, layer.bias) if one is not None):
             found[each.module] = layer
     return found
-
-
-def _is_plain(layer: nn.Linear | Conv) -> bool:
-    """Say whether a layer computes what its class in torch computes, in one group."""
-    kind = type(layer)
-    if isinstance(layer, nn.Linear):
-        return kind.forward is nn.Linear.forward
-    base = nn.Conv1d if isinstance(layer, nn.Conv1d) else nn.Conv2d
-    plain = kind.forward is base.forward and kind._conv_forward is base._conv_forward
-    return plain and layer.groups == 1
 
 
 def _too_large(layers: Mapping[str, nn.Linear | Conv], limit_bytes: int) -> tuple[str, ...]:

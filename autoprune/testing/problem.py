@@ -10,7 +10,9 @@ import numpy as np
 from autoprune.contracts.objective import Goal
 from autoprune.contracts.searcher import SearchProblem
 from autoprune.errors import PolicyError
-from autoprune.graph.cost import CostRow, CostTable, Extent
+from autoprune.graph.cost import CostTable
+from autoprune.graph.cost_row import CostRow
+from autoprune.graph.extent import Extent
 from autoprune.graph.group import GroupTable, PrunableGroup, Slice
 from autoprune.policy import Policy
 from autoprune.space import Choice, Integer, SearchSpace, Values

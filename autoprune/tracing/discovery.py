@@ -14,11 +14,14 @@ import numpy as np
 from torch import nn
 
 from autoprune.errors import ModelError
-from autoprune.graph.cost import CostRow, CostTable, Extent
+from autoprune.graph.cost import CostTable
+from autoprune.graph.cost_row import CostRow
+from autoprune.graph.extent import Extent
 from autoprune.graph.group import GroupTable, PrunableGroup, Role, Slice
 from autoprune.graph.network import NetworkGraph
 from autoprune.tracing.example import Example, described
 from autoprune.tracing.families import Families, Slot
+from autoprune.tracing.layers import find_layers
 from autoprune.tracing.recorder import record
 from autoprune.tracing.rules.unknown import PASSES_THROUGH
 from autoprune.tracing.shapes import Labels
@@ -49,7 +52,7 @@ def discover(model: nn.Module, example: Example, *, couples: bool = False) -> Ne
         [*families.groups(), *_whole(trace, set(families.names))],
         key=lambda group: _first(trace, group),
     )
-    table = GroupTable(groups, flow.blocks(model))
+    table = GroupTable(groups, flow.blocks(model), find_layers(trace, families))
     return NetworkGraph(table, CostTable(_rows(trace, families), table), trace.foldable)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from autoprune.graph.cost import Extent
+from autoprune.graph.extent import Extent
 from autoprune.graph.group import STORED, PrunableGroup, Role, Slice
 from autoprune.tracing.ties import Ids, Ties
 

@@ -183,6 +183,7 @@ def _hooks(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
 
     def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
         trace.path.append(names[module])
+        trace.called.add(names[module])
         given = (*args, *kwargs.values())
         trace.given.append(next((each for each in given if isinstance(each, Tensor)), None))
         recorder.opaque += type(module) in MODULE_RULES

@@ -106,8 +106,9 @@ class Passage:
 class Trace:
     """Labels of every tensor of the run, and what else the groups are made of.
 
-    `path` and `given` are stacks: the running modules and the first tensor that each was
-    given. With `couples`, sizes that code may have read off that tensor are tied to it.
+    `called` names the modules that ran. `path` and `given` are stacks: the running modules and
+    the first tensor that each was given. With `couples`, sizes that code may have read off that
+    tensor are tied to it.
     """
 
     model: nn.Module
@@ -122,6 +123,7 @@ class Trace:
     kinds: list[tuple[Ids, str]] = field(default_factory=list)
     rows: dict[str, int] = field(default_factory=dict)
     order: dict[str, int] = field(default_factory=dict)
+    called: set[str] = field(default_factory=set)
     path: list[str] = field(default_factory=lambda: [""])
     given: list[Tensor | None] = field(default_factory=lambda: [None])
     couples: bool = False

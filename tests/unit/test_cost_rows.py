@@ -143,13 +143,15 @@ def test_many_networks_at_once_write_what_each_of_them_does(
     make: Callable[[], tuple[nn.Module, Tensor]],
 ) -> None:
     plan, table, _ = carvable(make)
-    kept = np.random.default_rng(0).integers(
-        1, [x.units + 1 for x in plan.groups], (9, len(plan.groups))
-    )
-    kept[:, [x.is_frozen for x in plan.groups]] = [x.units for x in plan.groups if x.is_frozen]
-    for row, costs in zip(kept, table.of_kept(kept), strict=True):
-        units = zip(plan.groups, row.tolist(), strict=True)
-        policy = Policy.from_keep_ratios({x.name: n / x.units for x, n in units if not x.is_frozen})
+    rng = np.random.default_rng(0)
+    several = [
+        Policy.from_keep_ratios(
+            {x.name: int(rng.integers(1, x.units + 1)) / x.units for x in plan.groups.prunable}
+        )
+        for _ in range(9)
+    ]
+    states = np.stack([table.state(policy) for policy in several])
+    for policy, costs in zip(several, table.of_states(states), strict=True):
         assert Costs(*map(int, costs)) == table.costs(policy)
 
 

@@ -1,0 +1,1 @@
+"""How a pruned network is trained until it is good again, one file each."""
