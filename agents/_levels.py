@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from autoprune.contracts.searcher import SearchProblem
+from autoprune.graph.layer import Layer
+from autoprune.policy import LayerDecision, Policy
 from autoprune.space import Choice, Float, Parameter
 
 from ._genome import Genome
@@ -23,7 +25,9 @@ class Levels:
     over levels, shape (rows, levels), repeat the highest level of a row that has fewer.
     `lost` is the share of the units of its groups that a level gives up, `gone` the share of
     their scores, and `edge` the score of the least unit that it keeps, in multiples of the
-    mean of its group.
+    mean of its group. Where a level gives up bits or ranks of layers instead, `gone` is the
+    noise that this adds as a share of the signal, `lost` its root, and `edge` what it saves of
+    the noise of the level below per share of the layers' bytes.
     """
 
     def __init__(self, problem: SearchProblem, genome: Genome) -> None:
@@ -89,16 +93,16 @@ class Levels:
 
 
 class _Row:
-    """The levels of one parameter, ascending in the units that they keep."""
+    """The levels of one parameter, ascending in the units, bits or ranks that they keep."""
 
     def __init__(self, problem: SearchProblem, genome: Genome, column: int) -> None:
         values = _values(genome.parameters[column])
-        kept = []
+        policies = []
         for value in values:
             vector = genome.diagonal(1.0)
             vector[column] = value
-            policy = problem.space.decode(genome.values(vector))
-            kept.append(problem.groups.kept_units(policy))
+            policies.append(problem.space.decode(genome.values(vector)))
+        kept = [problem.groups.kept_units(policy) for policy in policies]
         names = [name for name in kept[0] if len({each[name] for each in kept}) > 1]
         counts = np.array([[each[name] for name in names] for each in kept], dtype=np.int64)
         order = counts.sum(axis=1).argsort(kind="stable")
@@ -111,6 +115,44 @@ class _Row:
         self.lost = 1.0 - counts.sum(axis=1) / units if names else none
         self.gone = np.maximum(0.0, 1.0 - retained / units) if names else none
         self.edge = sum((each[place] for each, place in places), none) / max(1, len(names))
+        if not names:
+            self._of_layers(problem, [policies[index] for index in order])
+
+    def _of_layers(self, problem: SearchProblem, policies: list[Policy]) -> None:
+        """Take what rounding loses of a signal for scores: the power of its noise."""
+        touched = {name for policy in policies for name in policy.layers}
+        layers = [each for each in problem.groups.layers if each.name in touched]
+        if not layers:
+            return
+        whole = problem.groups.kept_units(Policy())
+        self.gone = np.array(
+            [
+                np.mean([_noise(x, policy.layer(x.name), whole) for x in layers])
+                for policy in policies
+            ]
+        )
+        self.lost = np.sqrt(self.gone)
+        kept = np.array(
+            [problem.costs.costs(policy).size_bytes for policy in policies], dtype=float
+        )
+        # What a step up saves of the noise, per share of the layers' bytes that it costs.
+        steps = np.maximum(np.diff(kept) / max(kept[-1], 1.0), 1e-12)
+        own = sum(problem.costs.by_module(Policy())[x.name].size_bytes for x in layers)
+        steps *= kept[-1] / own
+        self.edge = np.concatenate([[0.0], -np.diff(self.gone) / steps])
+
+
+def _noise(layer: Layer, decision: LayerDecision, whole: Mapping[str, int]) -> float:
+    """Return the power of what a decision about a layer loses, as a share of its signal's.
+
+    A step of b bits is 2^(1-b) of the largest weight, and half of that of what is read, which
+    has one sign; a product of lower rank loses the weakest of its directions.
+    """
+    noise = 4.0 ** (1 - decision.weight_bits) + 4.0**-decision.activation_bits
+    if decision.rank is not None and layer.inputs is not None:
+        full = min(layer.width(whole), layer.inputs.length(whole))
+        noise += (1.0 - decision.rank / full) ** 2
+    return min(1.0, noise)
 
 
 def _stacked(lines: list[np.ndarray], width: int) -> np.ndarray:

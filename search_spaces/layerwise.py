@@ -99,14 +99,21 @@ class Layerwise(SearchSpace):
             raise PolicyError(
                 f"the space ranks by {self._criterion!r}, the policy by {policy.recipe.criterion!r}"
             )
+        if policy.layers:
+            raise PolicyError(
+                f"the space leaves layers as they are, the policy changes {sorted(policy.layers)}"
+            )
         dropped = {block.name for block in self._groups.dropped(policy)}
         if not dropped <= set(self._blocks.values()):
             raise PolicyError(f"the space leaves out no blocks, the policy {sorted(dropped)}")
         values: dict[str, Value] = {
             name: _BLOCK[block in dropped] for name, block in self._blocks.items()
         }
+        gone = self._groups.vanishing(policy)
         for name, kept in self._groups.kept_units(policy).items():
-            if name in self._index:
+            if name in self._index and name in gone and kept not in self._index[name]:
+                values[name] = len(self._levels[name]) - 1  # its count has no effect
+            elif name in self._index:
                 values[name] = self._position(name, kept)
             elif kept < self._groups[name].units:
                 raise PolicyError(f"group {name!r} is outside the space and must stay whole")

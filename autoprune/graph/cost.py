@@ -18,7 +18,7 @@ from autoprune.graph.extent import Extent
 from autoprune.graph.group import GroupTable
 from autoprune.graph.layer import Layer
 from autoprune.graph.layer_cost import LayerRows, padded
-from autoprune.policy import UNTOUCHED, Policy
+from autoprune.policy import Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +83,8 @@ class CostTable:
         """
         units = self.groups.kept_units(policy)
         dropped = {block.name for block in self.groups.dropped(policy)}
-        decisions = self.groups.layer_decisions(policy, units)
-        layers = [decisions.get(layer.name, UNTOUCHED) for layer in self.groups.layers]
+        self.groups.check_layers(policy)
+        layers = [policy.layer(layer.name) for layer in self.groups.layers]
         return np.array(
             [
                 *(units.get(group.name, group.units) for group in self.groups),

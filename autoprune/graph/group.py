@@ -16,7 +16,7 @@ import numpy as np
 from autoprune.errors import PolicyError, suggestion
 from autoprune.graph.block import Block, held
 from autoprune.graph.layer import Layer
-from autoprune.policy import UNTOUCHED, Decision, LayerDecision, Policy
+from autoprune.policy import UNTOUCHED, Decision, Policy
 
 Role = Literal["out", "in", "along", "size", "enter", "leave"]
 """What a dimension does: it makes its units, reads them or goes with them.
@@ -220,45 +220,32 @@ class GroupTable:
             for name, kept in units.items()
             if kept < self[name].units and name not in vanishing
         }
+        self.check_layers(policy)
+        gone = self.gone_layers(policy)
         layers = {
-            name: each
-            for name, each in self.layer_decisions(policy, units).items()
-            if each != UNTOUCHED and not held(blocks, name)
+            name: self._layers[name].in_use(decision, units)
+            for name, decision in policy.layers.items()
+            if name not in gone
         }
+        changed = {name: each for name, each in layers.items() if each != UNTOUCHED}
         dropped = frozenset(block.name for block in outer)
-        return Policy(decisions, policy.recipe, dropped, layers).with_recipe_in_use()
+        return Policy(decisions, policy.recipe, dropped, changed).with_recipe_in_use()
 
-    def layer_decisions(self, policy: Policy, units: Mapping[str, int]) -> dict[str, LayerDecision]:
-        """Return what a policy decides about layers, without ranks that save nothing.
-
-        `units` are its kept units. Raises `PolicyError` for a layer that is unknown, or with
-        which it cannot be done.
-        """
-        found = {}
+    def check_layers(self, policy: Policy) -> None:
+        """Raise `PolicyError` for a layer that does not exist, or with which it cannot be done."""
         for name, decision in policy.layers.items():
-            layer = self._checked(name, decision)
-            is_saving = decision.rank is not None and layer.saves(decision.rank, units)
-            found[name] = decision if is_saving else replace(decision, rank=None)
-        return found
+            layer = self._layers.get(name)
+            if layer is None:
+                allowed = suggestion(name, (each.name for each in self.layers if not each.reason))
+                raise PolicyError(
+                    f"the policy names layer {name!r}, which does not exist; {allowed}"
+                )
+            layer.check(decision)
 
-    def _checked(self, name: str, decision: LayerDecision) -> Layer:
-        """Return the layer called `name`; raises `PolicyError` where it cannot be so."""
-        layer = self._layers.get(name)
-        if layer is None:
-            allowed = suggestion(name, (each.name for each in self.layers if not each.reason))
-            raise PolicyError(f"the policy names layer {name!r}, which does not exist; {allowed}")
-        if layer.reason is not None and decision.is_quantised:
-            raise PolicyError(f"layer {name!r} cannot be quantised: {layer.reason}")
-        if not layer.reads and decision.activation_bits < 32:
-            raise PolicyError(
-                f"what layer {name!r} reads cannot be quantised, since it is not run by itself or "
-                "is several operations; give its weight_bits alone"
-            )
-        if layer.inputs is None and decision.rank is not None:
-            raise PolicyError(
-                f"layer {name!r} has no rank; linear layers and 1×1 convolutions in one group have"
-            )
-        return layer
+    def gone_layers(self, policy: Policy) -> frozenset[str]:
+        """Return the layers that leave with the blocks that a policy drops."""
+        blocks = self.dropped(policy)
+        return frozenset(each.name for each in self.layers if blocks and held(blocks, each.name))
 
     def vanishing(self, policy: Policy) -> frozenset[str]:
         """Return the groups all of whose layers leave with the blocks that a policy drops."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from autoprune.errors import PolicyError
 from autoprune.graph.extent import Extent
+from autoprune.policy import LayerDecision
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,32 @@ class Layer:
             return False
         outputs, inputs = self.width(kept), self.inputs.length(kept)
         return rank * (outputs + inputs) < outputs * inputs
+
+    def check(self, decision: LayerDecision) -> None:
+        """Raise `PolicyError` where a decision cannot be carried out on this layer."""
+        if self.reason is not None and decision.is_quantised:
+            raise PolicyError(f"layer {self.name!r} cannot be quantised: {self.reason}")
+        if not self.reads and decision.activation_bits < 32:
+            raise PolicyError(
+                f"what layer {self.name!r} reads cannot be quantised, since it is not run by "
+                "itself or is several operations; give its weight_bits alone"
+            )
+        if self.inputs is None and decision.rank is not None:
+            raise PolicyError(
+                f"layer {self.name!r} has no rank; linear layers and 1×1 convolutions in one "
+                "group have"
+            )
+
+    def in_use(self, decision: LayerDecision, kept: Mapping[str, int]) -> LayerDecision:
+        """Return a decision without what has no effect, with so many units kept.
+
+        That is a rank that saves nothing, and whole numbers read by kernels that are none.
+        """
+        if decision.rank is not None and not self.saves(decision.rank, kept):
+            decision = replace(decision, rank=None)
+        if decision.activation_bits <= 8 < decision.weight_bits:
+            decision = replace(decision, activation_bits=decision.weight_bits)
+        return decision
 
     def to_json(self) -> list[Any]:
         """Return a JSON array."""

@@ -64,6 +64,10 @@ class LayerRows:
                 [elements[..., None] * per_element, (macs * _FULL**2)[..., None]], axis=-1
             )
         weight_bits, activation_bits, rank = np.moveaxis(decisions, 1, 0)
+        # As in `Layer.in_use`.
+        activation_bits = np.where(
+            (activation_bits <= 8) & (weight_bits > 8), weight_bits, activation_bits
+        )
         outputs = (lengths[:, self._outputs] * self._counted).sum(axis=-1)
         inputs = lengths[:, self._inputs]
         with np.errstate(divide="ignore", invalid="ignore"):

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from autoprune import plugins
 from autoprune.contracts.objective import Goal
 from autoprune.contracts.searcher import SearchProblem
 from autoprune.errors import PolicyError
@@ -14,6 +15,8 @@ from autoprune.graph.cost import CostTable
 from autoprune.graph.cost_row import CostRow
 from autoprune.graph.extent import Extent
 from autoprune.graph.group import GroupTable, PrunableGroup, Slice
+from autoprune.graph.layer import Layer
+from autoprune.job.spec import PluginSpec
 from autoprune.policy import Policy
 from autoprune.space import Choice, Integer, SearchSpace, Values
 from autoprune.trial import Evaluation, Measurement
@@ -66,7 +69,10 @@ def small_problem(
         [
             *(_group(f"conv{index}", count, index) for index, count in enumerate(units, start=1)),
             _group(f"conv{count}", 10, count).frozen("its units are the outputs"),
-        ]
+        ],
+        layers=(
+            Layer(f"conv{index}", ("weight",), (_outputs(index),)) for index in range(1, count + 1)
+        ),
     )
     costs = CostTable(_rows(widths), groups)
     dense = float(costs.costs(Policy()).macs)
@@ -88,21 +94,41 @@ def _rows(widths: Sequence[int]) -> Iterator[CostRow]:
     """Kernels of 3 x 3 at 64 positions, and biases."""
     inputs = Extent(widths[0])
     for index in range(1, len(widths)):
-        outputs = Extent(0, ((1, (f"conv{index}",)),))
+        outputs = _outputs(index)
         yield CostRow(f"conv{index}", 9, (outputs, inputs), macs=64, params=1, item_bytes=4)
         yield CostRow(f"conv{index}", 1, (outputs,), params=1, item_bytes=4)
         inputs = outputs
 
 
+def _outputs(index: int) -> Extent:
+    return Extent(0, ((1, (f"conv{index}",)),))
+
+
+def mixed_problem(criteria: tuple[str, ...] = ("l1", "l2")) -> SearchProblem:
+    """Return `small_problem` with bits as well, whose goals are accuracy and bytes."""
+    plain = small_problem()
+    spec = PluginSpec(name="mixed", options={"bits": [2, 4, 8, 32], "criterion": list(criteria)})
+    space: SearchSpace = plugins.create("space", spec, plain.groups)
+    size_bytes = float(plain.costs.costs(Policy()).size_bytes)
+    goals = (plain.goals[0], Goal("size_bytes", "bytes", "min", size_bytes))
+    problem = replace(plain, space=space, goals=goals)
+    return replace(problem, dense=measure(problem, Policy()))
+
+
 def measure(problem: SearchProblem, policy: Policy) -> Evaluation:
-    """Return the accuracy and the macs of `policy`.
+    """Return the accuracy of `policy`, and its macs and bytes.
 
     Losing units costs a group (1 - keep_ratio)² of a weight that grows 64-fold from the
     first group to the last, so uniform pruning is far from the best; `l2` costs 0.05 more.
+    Rounding kernels to b bits costs a layer 4^(1-b) of a weight that grows likewise.
     """
     ratios = np.array([policy.keep_ratio(group.name) for group in problem.groups.prunable])
     weights = np.geomspace(1.0, 64.0, len(ratios))
     loss = 0.9 * float(weights @ (1.0 - ratios) ** 2 / weights.sum())
     loss += 0.05 * (policy.recipe.criterion != "l1")
-    values = {"accuracy": 1.0 - loss, "macs": float(problem.costs.costs(policy).macs)}
-    return Evaluation({name: Measurement(value) for name, value in values.items()})
+    for layer, weight in zip(problem.groups.layers, [*weights, weights[-1]], strict=True):
+        if layer.name in policy.layers:
+            loss += 0.9 * weight / weights.sum() * 4.0 ** (1 - policy.layer(layer.name).weight_bits)
+    costs = problem.costs.costs(policy)
+    values = {"accuracy": 1.0 - loss, "macs": costs.macs, "size_bytes": costs.size_bytes}
+    return Evaluation({name: Measurement(float(value)) for name, value in values.items()})

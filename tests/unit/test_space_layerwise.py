@@ -11,7 +11,7 @@ import pytest
 from autoprune.errors import InputError, PolicyError
 from autoprune.graph.block import Block
 from autoprune.graph.group import GroupTable, PrunableGroup, Slice
-from autoprune.policy import Policy
+from autoprune.policy import LayerDecision, Policy
 from autoprune.space import SearchSpace
 from autoprune.testing import SpaceContract
 from autoprune.testing.problem import small_problem
@@ -67,10 +67,18 @@ class TestLayerwiseWithDepth(SpaceContract):
         return GroupTable(table, [Block("middle", ("conv2", "conv3"), "conv3", (0, 0)), frozen])
 
     def make(self) -> SearchSpace:
-        return Layerwise(self.groups(), depth=True)
+        return Layerwise(self.groups(), keep_ratio=(0.1, 0.9), depth=True)
 
     def outside(self) -> Sequence[Policy]:
         return [Policy(dropped=frozenset({"last"})), Policy(dropped=frozenset({"nowhere"}))]
+
+
+def test_the_layerwise_space_leaves_layers_as_they_are() -> None:
+    groups = small_problem().groups
+    policy = Policy(layers={"conv1": LayerDecision(8, 8)})
+    with pytest.raises(PolicyError, match="leaves layers as they are"):
+        Layerwise(groups).encode(policy)
+    assert Layerwise(groups).contains(Policy())
 
 
 def test_blocks_stay_where_the_space_has_no_depth() -> None:

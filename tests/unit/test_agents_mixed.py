@@ -1,0 +1,87 @@
+"""Every searcher works on the mixed space, where bits, ranks and recipe are chosen as well."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from agents._costs import CostModel
+from agents._genome import Genome
+from agents._levels import Levels
+from autoprune import plugins
+from autoprune.contracts.searcher import Searcher
+from autoprune.front import Front
+from autoprune.job.spec import PluginSpec
+from autoprune.policy import LayerDecision, Policy
+from autoprune.testing.problem import measure, mixed_problem
+from autoprune.trial import Trial, TrialState
+
+PROBLEM = mixed_problem()
+# What needs a network to train is tested with networks.
+SEARCHERS = sorted(plugins.names("searcher").keys() - {"metapruning"})
+
+
+def searched(name: str, trials: int) -> Front:
+    # CMA-ES knows numbers alone.
+    problem = mixed_problem(criteria=("l1",)) if name == "cmaes" else PROBLEM
+    searcher: Searcher = plugins.create("searcher", PluginSpec(name=name), problem, seed=0)
+    front = Front(PROBLEM.goals)
+    for number in range(1, trials + 1):
+        asked = searcher.ask(1)
+        if not asked:
+            break
+        policy = PROBLEM.groups.canonical(asked[0])
+        assert problem.space.contains(policy)
+        evaluation = measure(problem, policy)
+        trial = Trial(number, policy, name, 0, TrialState.COMPLETED, evaluation=evaluation)
+        searcher.tell(trial)
+        front.add(trial)
+    return front
+
+
+@pytest.mark.parametrize("name", SEARCHERS)
+def test_searchers_find_networks_of_few_units_and_bits(name: str) -> None:
+    front = searched(name, 60)
+    assert len(front.members) >= 3
+    bits = [{x.weight_bits for x in each.policy.layers.values()} for each in front.members]
+    assert any(min(each, default=32) < 32 for each in bits)
+    # All but one give some layers more bits than others.
+    assert name == "uniform" or any(len(each) > 1 for each in bits)
+
+
+@pytest.mark.parametrize("name", ["amc", "nsga2", "tpe", "portfolio"])
+def test_learning_beats_chance(name: str) -> None:
+    volume, chance = searched(name, 120).hypervolume(), searched("random", 120).hypervolume()
+    assert volume is not None
+    assert chance is not None
+    assert volume > chance + 0.02
+
+
+def test_costs_of_vectors_are_those_of_their_policies() -> None:
+    genome = Genome(PROBLEM.space)
+    vectors = genome.from_unit(np.random.default_rng(0).random((40, len(genome.low))))
+    for name in ("macs", "size_bytes", "bitops"):
+        model = CostModel(PROBLEM, name)
+        for vector, share in zip(vectors, model.share(vectors), strict=True):
+            policy = PROBLEM.space.decode(genome.values(vector))
+            costs = PROBLEM.costs.costs(policy), PROBLEM.costs.costs(Policy())
+            assert share == pytest.approx(getattr(costs[0], name) / getattr(costs[1], name))
+
+
+def test_levels_of_bits_lose_the_power_of_their_noise() -> None:
+    genome = Genome(PROBLEM.space)
+    levels = Levels(PROBLEM, genome)
+    row = [x.name for x in PROBLEM.space.parameters if x.name != "recipe:criterion"].index(
+        "conv2:bits"
+    )
+    # 2, 4, 8 and 32 bits; what is read has 8 until the kernels have 32.
+    expected = [1 / 4 + 4.0**-8, 1 / 64 + 4.0**-8, 4.0**-7 + 4.0**-8, 4.0**-31 + 4.0**-32]
+    assert levels.gone[row, :4] == pytest.approx(expected)
+    assert levels.lost[row, :4] == pytest.approx(np.sqrt(expected))
+    # The more bits there are, the less a further one is worth.
+    assert (np.diff(levels.edge[row, 1:4]) < 0).all()
+    kept = Policy(layers={"conv2": LayerDecision(8, 8)}), Policy()
+    sizes = [PROBLEM.costs.by_module(each)["conv2"].size_bytes for each in kept]
+    assert levels.edge[row, 3] == pytest.approx(
+        (expected[2] - expected[3]) / ((sizes[1] - sizes[0]) / sizes[1])
+    )
