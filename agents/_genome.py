@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from autoprune.space import Choice, Float, SearchSpace, Value, Values
+from autoprune.space import Choice, Float, Integer, SearchSpace, Value, Values
 
 # Width of the design around the diagonal, as a share of each range. Against a plain
 # hypercube, on networks whose groups differ 100-fold in sensitivity, NSGA-II reached after
@@ -17,7 +17,8 @@ class Genome:
     """Translates between a space's values and vectors, shape (parameters,) float64.
 
     A whole number stands as itself and an option as its index, so `low` and `high` bound
-    every column; `ordered` marks the columns where nearby numbers mean similar networks.
+    every column; `ordered` marks the columns where nearby numbers mean similar networks, and
+    `kinds` numbers what they decide about, from 0.
     """
 
     def __init__(self, space: SearchSpace) -> None:
@@ -29,6 +30,9 @@ class Genome:
         self.low = np.array([low for low, _ in bounds], dtype=np.float64)
         self.high = np.array([high for _, high in bounds], dtype=np.float64)
         self.ordered = np.array([not isinstance(each, Choice) for each in space.parameters])
+        names = [each.kind if isinstance(each, Integer) else "" for each in space.parameters]
+        known = {name: number for number, name in enumerate(sorted(set(names)))}
+        self.kinds = np.array([known[name] for name in names])
         self._whole = np.array([not isinstance(each, Float) for each in space.parameters])
 
     def vector(self, values: Values) -> np.ndarray:
@@ -60,11 +64,13 @@ class Genome:
         snapped: np.ndarray = np.where(self._whole, np.rint(inside), inside)
         return snapped
 
-    def diagonal(self, level: float) -> np.ndarray:
-        """Return the vector with every ordered column at `level` in [0, 1] of its range.
+    def diagonal(self, *levels: float) -> np.ndarray:
+        """Return the vector with every ordered column at a level in [0, 1] of its range.
 
-        Options stay at the first one.
+        One level is that of all columns, several are those of the kinds. Options stay at the
+        first one.
         """
+        level = np.array(levels)[self.kinds if len(levels) > 1 else 0]
         vector = np.where(self.ordered, self.low + level * (self.high - self.low), self.low)
         return self.snap(vector)
 
@@ -72,15 +78,16 @@ class Genome:
         """Return points to begin a search with, shape (count, parameters), at least two.
 
         The lowest and the highest corner, then a Latin hypercube bent around the diagonal:
-        each point has a level of its own, from which its ordered columns stray. Of a plain
-        hypercube over many groups nearly all points cost the same, as sums of many
-        independent terms do, and the ends of the front are never seen.
+        each point has a level of its own, one for every kind, from which its ordered columns
+        stray. Of a plain hypercube over many groups nearly all points cost the same, as sums
+        of many independent terms do, and the ends of the front are never seen.
         """
-        strata = np.tile(np.arange(count - 2)[:, None], (1, len(self.low) + 1))
+        kinds = int(self.kinds.max(initial=0)) + 1
+        strata = np.tile(np.arange(count - 2)[:, None], (1, len(self.low) + kinds))
         points = (rng.permuted(strata, axis=0) + rng.random(strata.shape)) / max(1, count - 2)
-        levels, offsets = points[:, :1], points[:, 1:] - 0.5
+        levels, offsets = points[:, :kinds][:, self.kinds], points[:, kinds:] - 0.5
         bent = np.clip(levels + _SPREAD * offsets, 0.0, np.nextafter(1.0, 0.0))
-        inner = self.from_unit(np.where(self.ordered, bent, points[:, 1:]))
+        inner = self.from_unit(np.where(self.ordered, bent, points[:, kinds:]))
         return np.vstack([self.diagonal(0.0), self.diagonal(1.0), inner])
 
     def from_unit(self, points: np.ndarray) -> np.ndarray:

@@ -124,7 +124,7 @@ class _Row:
         layers = [each for each in problem.groups.layers if each.name in touched]
         if not layers:
             return
-        whole = problem.groups.kept_units(Policy())
+        whole = problem.groups.units(Policy())
         self.gone = np.array(
             [
                 np.mean([_noise(x, policy.layer(x.name), whole) for x in layers])

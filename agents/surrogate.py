@@ -14,9 +14,10 @@ from autoprune.contracts.objective import Goal
 from autoprune.contracts.searcher import SearchProblem
 from autoprune.errors import PluginError
 from autoprune.policy import Policy
-from autoprune.space import Choice, Integer, Values
+from autoprune.space import Integer, Values
 
 from ._costs import CostModel, CostName
+from ._inputs import Inputs
 from ._predictor import LossPredictor, Predictor
 from ._proposer import Proposer
 from ._staircase import Staircase
@@ -70,7 +71,8 @@ class Surrogate(Proposer):
             for name in get_args(CostName)
             if name in names
         }
-        columns = self._inputs(self._genome.low[None]).shape[1]
+        self._inputs = Inputs(problem, self._genome)
+        columns = self._inputs.of(self._genome.low[None]).shape[1]
         self._losses = {
             i: LossPredictor(columns, self._dense(goal), _worst(goal))
             for i, goal in enumerate(problem.goals)
@@ -132,7 +134,7 @@ class Surrogate(Proposer):
         """Keep the better half of the results, and of the others those that lie apart."""
         ranks = pareto_rank(np.where(np.isnan(self._told), np.inf, self._told))
         worse = np.lexsort([ranks, self._violations])[_KEPT // 2 :]
-        inputs = self._inputs(self._vectors[worse])
+        inputs = self._inputs.of(self._vectors[worse])
         apart = ((inputs[:, None] - inputs) ** 2).sum(axis=2)
         np.fill_diagonal(apart, np.inf)
         dropped = []
@@ -155,7 +157,7 @@ class Surrogate(Proposer):
         means = self._means(vectors)
         deviations = np.zeros_like(means)
         for i, model in self._losses.items():
-            deviations[:, i] = model.deviation(self._inputs(vectors))
+            deviations[:, i] = model.deviation(self._inputs.of(vectors))
         staircase = self._staircase(means)
         chances = self._chances(vectors)
         queue = []
@@ -173,7 +175,7 @@ class Surrogate(Proposer):
         if is_due:
             self._optimised = self._results
         measured = np.isfinite(self._told).all(axis=1)
-        inputs = self._inputs(self._vectors[measured])
+        inputs = self._inputs.of(self._vectors[measured])
         for i, model in self._losses.items():
             model.learn(inputs, self._told[measured, i], optimise=is_due)
         if self._is_constrained:
@@ -236,7 +238,7 @@ class Surrogate(Proposer):
 
     def _means(self, vectors: np.ndarray) -> np.ndarray:
         """Return costs and expected losses, shape (n, goals)."""
-        inputs = self._inputs(vectors)
+        inputs = self._inputs.of(vectors)
         means = np.empty((len(vectors), len(self.problem.goals)))
         for i, cost in self._costs.items():
             means[:, i] = cost.share(vectors) * cost.dense
@@ -261,28 +263,11 @@ class Surrogate(Proposer):
         chances: np.ndarray = ndtr(-self._violation.predict(inputs) / deviation)
         return chances
 
-    def _inputs(self, vectors: np.ndarray) -> np.ndarray:
-        """Return what predictors see, shape (n, columns), in [0, 1].
-
-        The share of its range that every ordered parameter gives up and their average, in
-        which groups are alike until results tell them apart; and one column per option.
-        """
-        genome = self._genome
-        span = np.where(genome.high > genome.low, genome.high - genome.low, 1.0)
-        ordered = ((genome.high - vectors) / span)[:, genome.ordered]
-        average = ordered.mean(axis=1, keepdims=True) if ordered.size else ordered
-        options = [
-            vectors[:, [column]] == np.arange(len(each.options))
-            for column, each in enumerate(genome.parameters)
-            if isinstance(each, Choice)
-        ]
-        return np.hstack([ordered, average, *options]).astype(np.float64)
-
     def _constraint_inputs(self, vectors: np.ndarray) -> np.ndarray:
         """Return the inputs and the goals, on which most constraints are, as shares of ranges."""
         low, high = np.nanmin(self._told, axis=0), np.nanmax(self._told, axis=0)
         goals = (self._means(vectors) - low) / np.where(high > low, high - low, 1.0)
-        return np.hstack([self._inputs(vectors), goals])
+        return np.hstack([self._inputs.of(vectors), goals])
 
     def _notes(self) -> dict[str, Any]:
         """Return what planning changes."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,7 +27,9 @@ class Uniform(Searcher):
     The levels are those whose macs come nearest to an even division of the range between
     the lowest and the highest reachable. They are asked farthest first (Gonzalez,
     "Clustering to minimize the maximum intercluster distance", 1985), so that any number
-    of them covers the range nearly as well as that many could. Deterministic: the seed
+    of them covers the range nearly as well as that many could. Where a space decides about
+    several kinds of things, units and bits, all combinations of a few levels of each are
+    swept, farthest first as well. Deterministic: the seed
     and what is told change nothing.
 
     Args:
@@ -63,25 +67,33 @@ class Uniform(Searcher):
 def _sweep(problem: SearchProblem, points: int) -> list[Policy]:
     """Return at most `points` different policies in the order of asking."""
     genome = Genome(problem.space)
-    found: dict[str, tuple[Policy, int]] = {}
-    for level in np.linspace(1.0, 0.0, _STEPS + 1):
-        policy = problem.space.decode(genome.values(genome.diagonal(float(level))))
+    kinds = len(np.unique(genome.kinds))
+    steps = np.linspace(
+        1.0, 0.0, _STEPS + 1 if kinds == 1 else math.ceil(points ** (1 / kinds)) + 1
+    )
+    found: dict[str, tuple[Policy, int, tuple[float, ...]]] = {}
+    for levels in itertools.product(steps, repeat=kinds):
+        policy = problem.space.decode(genome.values(genome.diagonal(*levels)))
         canonical = problem.groups.canonical(policy)
-        found.setdefault(canonical.sha256, (policy, problem.costs.costs(canonical).macs))
-    policies = [policy for policy, _ in found.values()]
-    macs = np.array([each for _, each in found.values()], dtype=np.float64)
-    targets = np.linspace(macs.max(), macs.min(), points)
-    nearest = np.abs(macs[:, None] - targets).argmin(axis=0)
+        macs = problem.costs.costs(canonical).macs
+        found.setdefault(canonical.sha256, (policy, macs, levels))
+    policies = [policy for policy, _, _ in found.values()]
+    if kinds > 1:
+        places = np.array([levels for _, _, levels in found.values()])
+        return [policies[index] for index in _farthest_first(places)[:points]]
+    macs_of = np.array([macs for _, macs, _ in found.values()], dtype=np.float64)
+    targets = np.linspace(macs_of.max(), macs_of.min(), points)
+    nearest = np.abs(macs_of[:, None] - targets).argmin(axis=0)
     chosen = list(dict.fromkeys(nearest.tolist()))
-    return [policies[chosen[index]] for index in _farthest_first(macs[chosen])]
+    return [policies[chosen[index]] for index in _farthest_first(macs_of[chosen, None])]
 
 
-def _farthest_first(positions: np.ndarray) -> list[int]:
-    """Order positions on a line, shape (n,), each as far as possible from those before it."""
+def _farthest_first(places: np.ndarray) -> list[int]:
+    """Order points, shape (n, dimensions), each as far as possible from those before it."""
     order = [0]
-    distance = np.abs(positions - positions[0])
-    while len(order) < len(positions):
+    distance = np.abs(places - places[0]).max(axis=1)
+    while len(order) < len(places):
         distance[order] = -1.0
         order.append(int(distance.argmax()))
-        distance = np.minimum(distance, np.abs(positions - positions[order[-1]]))
+        distance = np.minimum(distance, np.abs(places - places[order[-1]]).max(axis=1))
     return order

@@ -14,9 +14,7 @@ from autoprune.contracts.exporter import Candidate, Exported, Exporter
 from autoprune.controller.roster import seed_of
 from autoprune.errors import ExportError
 from autoprune.evaluation.evaluator import NetworkEvaluator
-from autoprune.evaluation.weights import load_weights
 from autoprune.job.spec import PluginSpec
-from autoprune.rebuild import shrunk
 from autoprune.run import FILES_NAME, Run, shown
 from autoprune.trial import Trial, TrialState
 
@@ -47,9 +45,9 @@ def candidate_of(run: Run, trial: Trial) -> Candidate:
     files = str(run.directory / FILES_NAME)
     evaluator = NetworkEvaluator(job=job, preparation=run.preparation, files=files)
     bench = evaluator.bench
-    if trial.report is not None and trial.report.weights is not None:
-        network = shrunk(bench.model, bench.preparation.graph.groups, trial.policy)
-        load_weights(network, run.directory / FILES_NAME, trial.report.weights)
+    weights = shown(trial).weights
+    if weights is not None:
+        network = evaluator.builder.stored(run.as_evaluated(trial), weights)
     else:
         seed = seed_of(run.job.seed, f"trial {trial.number}")
         item = WorkItem(trial.number, trial.policy, trial.rung, "report", seed)
@@ -68,10 +66,11 @@ def _provenance(run: Run, trial: Trial, input_shape: tuple[int, ...]) -> dict[st
     return {
         "job": run.job.name,
         "trial": trial.number,
-        "policy": trial.policy.to_json(),
+        "policy": run.as_evaluated(trial).to_json(),
         "policy_sha256": trial.policy.sha256,
         "model": run.job.to_json()["model"],
         "groups": run.preparation["graph"]["groups"],
+        "foldable": run.preparation["graph"]["foldable"],
         "num_classes": run.preparation["num_classes"],
         "input_shape": list(input_shape),
         "split": "report" if trial.report else "search",

@@ -50,6 +50,7 @@ SHELVES: Mapping[str, Shelf] = {
     ),
     "exporter": Shelf("autoprune.exporters", "autoprune.contracts.exporter:Exporter", "_exporter"),
     "data": Shelf("autoprune.data", "autoprune.contracts.data:DataSource", "_data"),
+    "recovery": Shelf("autoprune.recoveries", "autoprune.contracts.recovery:Recovery", "_recovery"),
 }
 # Given by the engine, never by a job.
 _ENGINE_OPTIONS = frozenset({"seed"})

@@ -24,6 +24,8 @@ BITS = (2, 3, 4, 5, 6, 7, 8, 16, 32)
 """Numbers of bits that a policy may ask for."""
 Repair = Literal["none", "bn", "ridge", "both"]
 """What is mended without training: nothing, batch norm statistics, kernels, or both."""
+Quantize = Literal["int8", "int8_weights", "int4_weights"]
+"""Bits of a deployment: of kernels and what they read, or of kernels alone."""
 Rounding = Literal["nearest", "bias_corrected", "adaptive"]
 """How kernels are rounded to their bits."""
 

@@ -19,7 +19,9 @@ from autoprune.errors import InputError, ModelError
 from autoprune.evaluation.inference import BATCH, best_device, fastest_dtype
 from autoprune.evaluation.material import load_dataset, load_model, packed
 from autoprune.evaluation.preparation import Preparation, is_automatic, space_of
+from autoprune.evaluation.teachers import check_teacher
 from autoprune.evaluation.workbench import fingerprint, to_layout
+from autoprune.fidelity import policy_at
 from autoprune.graph.cost import Costs
 from autoprune.graph.group import GroupTable
 from autoprune.job.spec import Job, PluginSpec
@@ -27,6 +29,7 @@ from autoprune.metrics import metrics_of
 from autoprune.objectives.latency import Latency
 from autoprune.policy import Policy
 from autoprune.reachability import Reach, reaches
+from autoprune.runtimes.catalog import create
 from autoprune.space import Choice, Float, SearchSpace, Value
 from autoprune.surgery.examination import examine
 from autoprune.surgery.plan import Scores
@@ -74,22 +77,37 @@ def preflight(job: Job) -> Preflight:
         _scores(job, model, graph.groups),
         _multiple(job, Subject(graph.costs.costs(Policy()), network=model, example=sample)),
     )
+    check_teacher(job, dataset, model)
     space = space_of(job, preparation)
     dense, lowest = graph.costs.costs(Policy()), _lowest(space, preparation)
+    _check_target(job, graph.groups, lowest)
     spec = evaluator_spec(job, preparation)
     ends = reaches(job, graph.costs, lowest, lambda: spec.build(material=packed(dataset, model)))
     return Preflight(job, preparation, space, dense, graph.costs.costs(lowest), ends)
 
 
-def criterion_of(job: Job) -> str:
-    """Return the name of the criterion that the job's policies carry."""
-    return str(job.space.options.get("criterion", "l1"))
+def _check_target(job: Job, groups: GroupTable, lowest: Policy) -> None:
+    """Raise `InputError` where networks are quantised and what is to run them is missing."""
+    rungs = range(len(job.rungs))
+    if any(policy_at(job, groups, lowest, rung).is_quantised for rung in rungs):
+        try:
+            create(job.quantization.target).check("cpu")
+        except InputError as error:
+            raise InputError(f"quantization.target: {error}") from error
+
+
+def criteria_of(job: Job) -> tuple[str, ...]:
+    """Return the names of the criteria that the job's policies may carry."""
+    named = job.space.options.get("criterion", "l1")
+    return (named,) if isinstance(named, str) else tuple(named)
 
 
 def _scores(job: Job, model: torch.nn.Module, groups: GroupTable) -> dict[str, Scores]:
-    name = criterion_of(job)
-    criterion = plugins.create("criterion", PluginSpec(name=name), seed=job.seed)
-    return {name: score_groups(model, groups, criterion)}
+    found: dict[str, Scores] = {}
+    for name in criteria_of(job):
+        criterion = plugins.create("criterion", PluginSpec(name=name), seed=job.seed)
+        found[name] = score_groups(model, groups, criterion)
+    return found
 
 
 def _multiple(job: Job, dense: Subject) -> int:
@@ -158,6 +176,10 @@ def inspection(found: Preflight, seconds: float) -> dict[str, Any]:
         "dense": {"macs": found.dense.macs, "params": found.dense.params},
         "lowest": {"macs": found.lowest.macs, "params": found.lowest.params},
         "groups": groups,
+        "layers": [
+            {"name": each.name, "reads": each.reads, "reason": each.reason}
+            for each in found.preparation.graph.groups.layers
+        ],
         "constraints": [
             {"text": each.constraint.text, "reachable": each.is_reachable} for each in found.reaches
         ],

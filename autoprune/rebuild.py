@@ -6,6 +6,7 @@ network = autoprune.load("knee.safetensors")        # an nn.Module, in eval mode
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,9 @@ from autoprune.graph.group import GroupTable
 from autoprune.job.spec import ModelSpec
 from autoprune.models.catalog import build_model
 from autoprune.policy import Policy
+from autoprune.quantization.form import attach
+from autoprune.surgery.folding import fold
+from autoprune.surgery.low_rank import expanded, expanded_pairs, factorise
 from autoprune.surgery.plan import Plan
 
 
@@ -39,13 +43,14 @@ def load(path: str | Path) -> nn.Module:
         provenance = json.loads(header)
         spec = ModelSpec.model_validate({**provenance["model"], "checkpoint": None})
         groups = GroupTable.from_json(provenance["groups"])
+        foldable = [(conv, norm) for conv, norm in provenance["foldable"]]
         policy = Policy.from_json(provenance["policy"])
         classes, shape = provenance["num_classes"], tuple(provenance["input_shape"])
     except (ValueError, KeyError, TypeError, PolicyError) as error:
         raise ExportError(f"the autoprune header of {path} is damaged: {error}") from error
     model = build_model(spec, classes, shape)
     try:
-        network = shrunk(model, groups, policy)
+        network = shrunk(model, groups, policy, foldable)
     except (AttributeError, IndexError, PolicyError) as error:
         raise ExportError(f"the groups in {path} are not those of its model: {error}") from error
     try:
@@ -55,7 +60,21 @@ def load(path: str | Path) -> nn.Module:
     return network.eval()
 
 
-def shrunk(model: nn.Module, groups: GroupTable, policy: Policy) -> nn.Module:
-    """Return `model` with the sizes that `policy` asks for; which units go does not matter."""
+def shrunk(
+    model: nn.Module,
+    groups: GroupTable,
+    policy: Policy,
+    foldable: Iterable[tuple[str, str]] = (),
+) -> nn.Module:
+    """Return `model` in the form that `policy` asks for; which units go does not matter.
+
+    Layers of lower rank are two. Where layers are quantised, the batch norms of the `foldable`
+    pairs are folded, and layers have steps of one: the state of a network that was kept fits.
+    """
     order = {group.name: -np.arange(group.units, dtype=float) for group in groups.prunable}
-    return Plan(model, groups, {policy.recipe.criterion: order}).carve(policy)
+    network = Plan(model, groups, {policy.recipe.criterion: order}).carve(policy)
+    factorise(network, {name: each.rank for name, each in policy.layers.items() if each.rank})
+    if policy.is_quantised:
+        network = fold(network.eval(), expanded_pairs(foldable, policy.layers))
+        attach(network, expanded(policy.layers))
+    return network

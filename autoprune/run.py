@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,13 @@ from autoprune.contracts.objective import Goal
 from autoprune.contracts.store import JobRecord
 from autoprune.controller.forecast import ForecastError, Forecasts
 from autoprune.errors import InputError, RunError, suggestion
+from autoprune.fidelity import policy_at
 from autoprune.front import Front
 from autoprune.graph.network import NetworkGraph
 from autoprune.job.constraint import Constraint
 from autoprune.job.spec import Job
 from autoprune.metrics import goals_of, metrics_of, referenced
+from autoprune.policy import Policy
 from autoprune.store.history import History
 from autoprune.store.location import open_store, record_of
 from autoprune.trial import Evaluation, Trial, TrialState
@@ -156,13 +159,18 @@ class Run:
             "trials": [self._row(trial) for trial in (self.select() if trials is None else trials)],
         }
 
+    def as_evaluated(self, trial: Trial) -> Policy:
+        """Return the policy of a trial with the bits that its rung gives it."""
+        return policy_at(self.job, self.graph.groups, trial.policy, trial.rung)
+
     def show_json(self, trial: Trial) -> dict[str, Any]:
         """Return everything about a trial: policy in units, costs, measurements, provenance."""
         groups = self.graph.groups
         kept = groups.kept_units(trial.policy)
         # Nothing is left of groups within dropped blocks.
         kept |= dict.fromkeys(groups.vanishing(trial.policy), 0)
-        costs = self.graph.costs.costs(trial.policy)
+        policy = self.as_evaluated(trial)
+        costs = self.graph.costs.costs(policy)
         same = [x for x in self.history.trials.values() if x.policy == trial.policy]
         return {
             **self._row(trial),
@@ -170,9 +178,15 @@ class Run:
             "parent": trial.parent,
             "attempts": trial.attempts,
             "failure": trial.failure.to_json() if trial.failure else None,
-            "costs": {"macs": costs.macs, "params": costs.params, "size_bytes": costs.size_bytes},
+            "costs": {
+                "macs": costs.macs,
+                "params": costs.params,
+                "size_bytes": costs.size_bytes,
+                "bitops": costs.bitops,
+            },
             "units": {group.name: [kept[group.name], group.units] for group in groups.prunable},
             "dropped": sorted(trial.policy.dropped),
+            "layers": {name: asdict(each) for name, each in policy.layers.items()},
             "evaluations": [
                 {"trial": x.number, "rung": x.rung, "split": split, **each.to_json()}
                 for x in same
@@ -196,6 +210,7 @@ class Run:
             for goal in self.goals
             if evaluation and (each := evaluation.measurements.get(goal.name))
         }
+        deployment = evaluation.deployment if evaluation else None
         return {
             "id": trial.number,
             "policy_sha256": trial.policy.sha256,
@@ -203,6 +218,7 @@ class Run:
             "rung": trial.rung,
             "objectives": objectives,
             "policy": trial.policy.to_json(),
+            "deployment": deployment.to_json() if deployment else None,
         }
 
     def _holds(self, text: str, trial: Trial) -> bool:

@@ -28,11 +28,16 @@ Values: TypeAlias = Mapping[str, Value]
 
 @dataclass(frozen=True, slots=True)
 class Integer:
-    """An ordered whole number in [low, high], both included."""
+    """An ordered whole number in [low, high], both included.
+
+    `kind` says what it decides about where a space knows several: parameters of one kind are
+    alike, those of different kinds are not.
+    """
 
     name: str
     low: int
     high: int
+    kind: str = ""
 
     def sample(self, rng: np.random.Generator) -> int:
         """Draw uniformly."""

@@ -132,6 +132,36 @@ class Measurement:
 
 
 @dataclass(frozen=True, slots=True)
+class Deployment:
+    """The network as a target runs it.
+
+    `metrics` are those that were measured on it; all others were on the network in PyTorch,
+    which rounds as the target does. `notes` say what it runs otherwise than decided.
+    `file_bytes` is the size of the file that it reads.
+    """
+
+    target: str
+    metrics: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    file_bytes: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object."""
+        return {
+            "target": self.target,
+            "metrics": list(self.metrics),
+            "notes": list(self.notes),
+            "file_bytes": self.file_bytes,
+        }
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> Deployment:
+        """Rebuild a deployment from `to_json`."""
+        metrics, notes = tuple(body["metrics"]), tuple(body["notes"])
+        return cls(body["target"], metrics, notes, body["file_bytes"])
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """What one attempt at one rung measured.
 
@@ -139,7 +169,8 @@ class Evaluation:
     amount by which they are broken (> 0), relative to the bound, and `misses` those of soft
     constraints; `phases_s` splits `seconds` into named parts; `weights` names the stored
     weights, where any were kept. `surveys` is what predictors of metrics were built on, by
-    metric; only the dense network's evaluation has any.
+    metric; only the dense network's evaluation has any. `deployment` says which values were
+    measured on the network that is deployed, once it was.
     """
 
     measurements: Mapping[str, Measurement]
@@ -151,6 +182,7 @@ class Evaluation:
     device: str = "cpu"
     weights: str | None = None
     surveys: Mapping[str, Any] = field(default_factory=dict)
+    deployment: Deployment | None = None
 
     @property
     def is_feasible(self) -> bool:
@@ -173,6 +205,7 @@ class Evaluation:
             "device": self.device,
             "weights": self.weights,
             "surveys": dict(self.surveys),
+            "deployment": self.deployment.to_json() if self.deployment else None,
         }
 
     @classmethod
@@ -185,6 +218,8 @@ class Evaluation:
         # A log of many thousand trials holds the same words and the same nothing many times.
         rest: dict[str, Any] = {x: _NOTHING if each == {} else each for x, each in body.items()}
         rest["device"] = sys.intern(body["device"])
+        if body["deployment"] is not None:
+            rest["deployment"] = Deployment.from_json(body["deployment"])
         return cls(**{**rest, "measurements": measurements})
 
 
@@ -194,7 +229,8 @@ class Trial:
 
     `number` counts from 0 in the order of asking (0 is the dense network); `parent` is
     the trial of the rung below that this one was promoted from; `attempts` counts those
-    that failed by the trial's own doing, and the one that completed.
+    that failed by the trial's own doing, and the one that completed. `teacher` is the trial
+    whose network teaches this one, where it learns from a front.
     """
 
     number: int
@@ -207,3 +243,4 @@ class Trial:
     evaluation: Evaluation | None = None
     report: Evaluation | None = None
     failure: Failure | None = None
+    teacher: int | None = None

@@ -16,6 +16,7 @@ from autoprune.job.spec import (
     BaselineSpec,
     BudgetSpec,
     DataSpec,
+    DistillSpec,
     Job,
     ModelSpec,
     Plugin,
@@ -34,6 +35,8 @@ _SECTIONS: Mapping[str, type[BaseModel]] = {
     "data.splits": SplitSpec,
     "baselines": BaselineSpec,
     "rungs": RungSpec,
+    "rungs.distill": DistillSpec,
+    "rungs.distill.teacher": ModelSpec,
     "quantization": QuantizationSpec,
     "budget": BudgetSpec,
     "resources": ResourceSpec,
@@ -102,6 +105,10 @@ def _plugin_entries(raw: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
                 team = value.get("searchers") if isinstance(value, Mapping) else None
                 for place, each in enumerate(team if isinstance(team, list | tuple) else ()):
                     yield f"{key}.{index}.searchers.{place}", kind, each
+    rungs = raw.get("rungs")
+    for index, rung in enumerate(rungs if isinstance(rungs, list | tuple) else ()):
+        if isinstance(rung, Mapping) and "recovery" in rung:
+            yield f"rungs.{index}.recovery", "recovery", rung["recovery"]
     baselines = raw.get("baselines")
     if isinstance(baselines, Mapping) and isinstance(baselines.get("searchers"), list | tuple):
         for index, value in enumerate(baselines["searchers"]):
@@ -110,12 +117,9 @@ def _plugin_entries(raw: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
 
 def _meaning_problems(job: Job) -> Iterator[Violation]:
     """Check what only makes sense on a job that is well-formed."""
-    if job.model.name is not None and not is_known(job.model.name):
-        rule = f"unknown model; {suggestion(job.model.name, model_names())}"
-        yield Violation("model.name", job.model.name, rule)
-    checkpoint = job.model.checkpoint
-    if checkpoint is not None and not Path(checkpoint).is_file():
-        yield Violation("model.checkpoint", checkpoint, "the file does not exist")
+    yield from _model_problems(job.model, "model")
+    for index, rung in enumerate(job.rungs):
+        yield from _recovery_problems(rung, f"rungs.{index}")
     measured = set()
     for index, spec in enumerate(job.objectives):
         if plugins.check("objective", spec, ""):
@@ -135,9 +139,47 @@ def _meaning_problems(job: Job) -> Iterator[Violation]:
             except PluginError as error:
                 yield Violation(f"constraints.{index}", constraint.text, str(error))
     yield from _missing_groups(job)
-    criterion = job.space.options.get("criterion")
-    if isinstance(criterion, str):
-        yield from plugins.check("criterion", PluginSpec(name=criterion), "space.criterion")
+    criteria = job.space.options.get("criterion", ())
+    for each in (criteria,) if isinstance(criteria, str) else criteria:
+        yield from plugins.check("criterion", PluginSpec(name=str(each)), "space.criterion")
+
+
+def _model_problems(model: ModelSpec, path: str) -> Iterator[Violation]:
+    if model.name is not None and not is_known(model.name):
+        rule = f"unknown model; {suggestion(model.name, model_names())}"
+        yield Violation(f"{path}.name", model.name, rule)
+    if model.checkpoint is not None and not Path(model.checkpoint).is_file():
+        yield Violation(f"{path}.checkpoint", model.checkpoint, "the file does not exist")
+
+
+def _recovery_problems(rung: RungSpec, path: str) -> Iterator[Violation]:
+    """Check a rung's recipe, and what its teacher can be asked for."""
+    if not plugins.check("recovery", rung.recovery, ""):  # else reported with the plug-ins
+        try:
+            plugins.create("recovery", rung.recovery)
+        except PluginError as error:
+            yield Violation(f"{path}.recovery", rung.recovery.options, str(error))
+    distill = rung.distill
+    if distill is None:
+        return
+    path = f"{path}.distill"
+    if isinstance(distill.teacher, ModelSpec):
+        yield from _model_problems(distill.teacher, f"{path}.teacher")
+        if distill.features:
+            rule = (
+                "features are compared channel with channel, and channels of another model are "
+                "others; use 'attention', or the teacher 'dense' or 'front'"
+            )
+            yield Violation(f"{path}.features", distill.features, rule)
+    if distill.cached and distill.teacher == "front":
+        rule = "the front's teacher changes as it grows; cache the logits of 'dense' or a model"
+        yield Violation(f"{path}.cached", True, rule)
+    if distill.cached and (distill.features or distill.attention):
+        rule = (
+            "only logits are cached: with 'features' or 'attention' the teacher has to run; "
+            "leave 'cached' or both of them out"
+        )
+        yield Violation(f"{path}.cached", True, rule)
 
 
 def _missing_groups(job: Job) -> Iterator[Violation]:

@@ -14,10 +14,11 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -27,7 +28,8 @@ from autoprune.contracts.searcher import SearchProblem
 from autoprune.evaluation.evaluator import NetworkEvaluator
 from autoprune.metrics import referenced
 from autoprune.policy import Policy
-from autoprune.preflight import criterion_of, preflight
+from autoprune.preflight import criteria_of, preflight
+from autoprune.space import SearchSpace
 from autoprune.trial import Evaluation
 from autoprune.validation import validated
 
@@ -41,7 +43,8 @@ class RecordedNetwork:
     """A CIFAR-10 ResNet whose inner channels are searched, and its table of evaluations.
 
     Rung 0 takes the batch norms anew on `repair_images` training images (and, with `repair`
-    "both", reconstructs) and judges on the first `images` of V.
+    "both", reconstructs) and judges on the first `images` of V; `more` are keys of the job
+    that differ.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class RecordedNetwork:
         repair_images: int = 250,
         images: int = 500,
         reported: int = REPORTED,
+        more: Mapping[str, Any] | None = None,
     ) -> None:
         torch.set_num_threads(1)
         rung = {"repair": repair, "repair_images": repair_images, "images": images}
@@ -67,13 +71,15 @@ class RecordedNetwork:
                 "space": {"name": "layerwise", "include": ["layer*.conv1"]},
                 "rungs": [rung],
                 "resources": {"workers": "serial", "device": "cpu"},
+                **(more or {}),
             }
         )
         found = preflight(job)
         self.job = job
         self.preparation = found.preparation
         self._space = found.space
-        self._key = json.dumps([name, self.preparation.fingerprint[:16], rung, reported])
+        what = [name, self.preparation.fingerprint[:16], rung, reported]
+        self._key = json.dumps([*what, more] if more else what, sort_keys=True)
         table.parent.mkdir(parents=True, exist_ok=True)
         self._table = sqlite3.connect(table, timeout=60, isolation_level=None)
         self._table.execute("PRAGMA journal_mode=WAL")
@@ -88,30 +94,30 @@ class RecordedNetwork:
         job = self.job.to_json()
         return NetworkEvaluator(job=job, preparation=self.preparation.to_json())
 
-    def problem(self, trials: int) -> SearchProblem:
+    def problem(self, trials: int, space: SearchSpace | None = None) -> SearchProblem:
         """Return what searchers know, in a timeless search of so many trials."""
         graph = self.preparation.graph
         dense = self.evaluate(Policy())
         return SearchProblem(
-            self._space,
+            space or self._space,
             referenced(self.job, dense, self.preparation.num_classes),
             graph.groups,
             graph.costs,
             trials,
-            self.preparation.scores[criterion_of(self.job)],
+            self.preparation.scores[criteria_of(self.job)[0]],
             dense,
             is_timeless=True,
         )
 
-    def evaluate(self, policy: Policy) -> Evaluation:
-        """Return what rung 0 measures of a policy on V."""
-        item = WorkItem(1, self.preparation.graph.groups.canonical(policy))
-        return self._looked_up("search", item)
+    def evaluate(self, policy: Policy, rung: int = 0, seed: int = 0) -> Evaluation:
+        """Return what a rung measures of a policy on V."""
+        canonical = self.preparation.graph.groups.canonical(policy)
+        return self._looked_up("search", WorkItem(1, canonical, rung, seed=seed))
 
-    def report(self, policy: Policy) -> Evaluation:
+    def report(self, policy: Policy, rung: int = 0, seed: int = 0) -> Evaluation:
         """Return what is measured of a policy on T."""
-        item = WorkItem(1, self.preparation.graph.groups.canonical(policy), split="search")
-        return self._looked_up("report", item, self._on_report)
+        canonical = self.preparation.graph.groups.canonical(policy)
+        return self._looked_up("report", WorkItem(1, canonical, rung, seed=seed), self._on_report)
 
     def _looked_up(
         self,
@@ -119,7 +125,8 @@ class RecordedNetwork:
         item: WorkItem,
         measure: Callable[[WorkItem], Evaluation] | None = None,
     ) -> Evaluation:
-        key = (self._key, split, item.policy.sha256)
+        recovered = f" at rung {item.rung} from seed {item.seed}" if item.rung else ""
+        key = (self._key, split + recovered, item.policy.sha256)
         query = "SELECT body FROM evaluation WHERE network = ? AND split = ? AND policy = ?"
         row = self._table.execute(query, key).fetchone()
         if row is not None:

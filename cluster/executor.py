@@ -196,16 +196,15 @@ class RayExecutor(Executor):
 
         Each is in a list of its own: Ray would fetch a bare reference before the call.
         """
-        name: str | None
-        if isinstance(item, TrainingItem):
-            name = item.progress.checkpoint if item.progress else None
-        else:
-            name = item.policy.recipe.pruning_net
-        if self._files is None or name is None or (seat.ready and seat.ready.sees_files):
+        names = item.artifacts
+        if self._files is None or not names or (seat.ready and seat.ready.sees_files):
             return {}
-        if name not in self._sent:
-            self._sent = {name: ray.put(read_artifact(self._files, name))}
-        return {name: [self._sent[name]]}
+        # What the last item needed is kept: the next one often needs the same.
+        self._sent = {
+            name: self._sent.get(name) or ray.put(read_artifact(self._files, name))
+            for name in names
+        }
+        return {name: [ref] for name, ref in self._sent.items()}
 
     def _kept(self, served: Served) -> Result:
         """Return a result once the artifacts that came with it are among the run's files."""

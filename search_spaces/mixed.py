@@ -129,7 +129,7 @@ class Mixed(SearchSpace):
         strangers = policy.layers.keys() - axes.keys()
         if strangers:
             raise PolicyError(f"the space decides nothing about layers {sorted(strangers)}")
-        units = self._groups.kept_units(policy)
+        units = self._groups.units(policy)
         gone = self._groups.gone_layers(policy)
         for name, each in axes.items():
             values |= each.values(policy.layer(name), units, is_gone=name in gone)
@@ -199,7 +199,10 @@ class _LayerAxes:
             "rank": self._ranks,
         }
         self._axes = {f"{self.name}:{x}": each for x, each in axes.items() if len(each) > 1}
-        self.parameters = tuple(Integer(x, 0, len(each) - 1) for x, each in self._axes.items())
+        self.parameters = tuple(
+            Integer(x, 0, len(each) - 1, kind=x.rpartition(":")[2])
+            for x, each in self._axes.items()
+        )
 
     def decision(self, values: Values) -> LayerDecision:
         """Return what the values decide about this layer."""
@@ -268,7 +271,7 @@ class _LayerAxes:
 
 def _ranks(groups: GroupTable, layer: Layer, shares: Sequence[float]) -> list[int | None]:
     """Return the ranks of a layer for shares of its full one, ascending; None is the full one."""
-    whole = groups.kept_units(Policy())
+    whole = groups.units(Policy())
     assert layer.inputs is not None
     full = min(layer.width(whole), layer.inputs.length(whole))
     ranks = {max(1, round(share * full)) for share in shares if share < 1.0} - {full}

@@ -18,6 +18,7 @@ def provenance(
         "model": spec.model_dump(mode="json", by_alias=True),
         "policy": policy.to_json(),
         "groups": groups.to_json(),
+        "foldable": [],
         "num_classes": 10,
         "input_shape": list(input_shape),
     }

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from autoprune.numbers import readable
-from autoprune.report.remarks import by_group, details, forecasts, remarks
+from autoprune.report.remarks import by_group, deployed, details, forecasts, remarks
 from autoprune.report.summary import summarise
 from autoprune.run import REPORT_NAME, Run, shown
 from autoprune.trial import Measurement, Trial
@@ -60,6 +60,8 @@ def print_front(run: Run, trials: Sequence[Trial]) -> None:
     if _console.measure(table, options=unbounded).maximum > _console.width:
         table = _front_table(run, trials, is_wide=False)
     _console.print(table)
+    if line := deployed(trials):
+        _console.print(f"° {line}")
     for line in remarks(trials):
         _console.print(f"* {line}")
 
@@ -95,7 +97,8 @@ def print_trial(run: Run, body: Mapping[str, Any]) -> None:
         _console.print(f"failure: {body['failure']['kind']}: {body['failure']['message']}")
     costs = body["costs"]
     _console.print(
-        f"macs {costs['macs']:,}   params {costs['params']:,}   bytes {costs['size_bytes']:,}"
+        f"macs {costs['macs']:,}   params {costs['params']:,}   bytes {costs['size_bytes']:,}   "
+        f"bit operations {costs['bitops']:,}"
     )
     if body["dropped"]:
         _console.print(f"blocks left out: {', '.join(body['dropped'])}")
@@ -105,6 +108,16 @@ def print_trial(run: Run, body: Mapping[str, Any]) -> None:
     for name, (kept, units) in body["units"].items():
         table.add_row(name, str(kept), str(units), f"{kept / units:.3f}")
     _console.print(table)
+    if body["layers"]:
+        table = Table(title="layers")
+        for column in ("layer", "weight bits", "activation bits", "rank"):
+            table.add_column(column, justify="left" if column == "layer" else "right")
+        for name, layer in body["layers"].items():
+            bits = (layer["weight_bits"], layer["activation_bits"])
+            table.add_row(
+                name, *map(str, bits), "full" if layer["rank"] is None else str(layer["rank"])
+            )
+        _console.print(table)
     table = Table(title="evaluations")
     for column in ("trial", "rung", "split", "measured", "seconds"):
         table.add_column(column)
@@ -161,6 +174,9 @@ def print_inspection(body: Mapping[str, Any], found: Preflight) -> None:
     blocks = [each.name for each in found.preparation.graph.groups.droppable]
     if blocks:
         _console.print(f"blocks that may be left out (space.depth): {', '.join(blocks)}")
+    for layer in body["layers"]:
+        if layer["reason"]:
+            _console.print(f"layer {layer['name']} stays at 32 bits: {layer['reason']}")
     if found.job.space.options.get("round_to") == "auto":
         _console.print(f"space.round_to: auto is {found.preparation.multiple} on this device")
     words = {True: "can be met", False: "CANNOT be met", None: "only a search tells"}
@@ -185,21 +201,23 @@ def _cells(run: Run, trial: Trial, dense: Trial | None, *, is_wide: bool) -> lis
     cells = [str(trial.number)]
     for goal in run.goals:
         measured = shown(trial).measurements[goal.name]
+        deployment = shown(trial).deployment
+        is_deployed = deployment is not None and goal.name in deployment.metrics
         if not is_wide:
-            cells.append(_marked(measured, goal.unit))
+            cells.append(_marked(measured, goal.unit, is_deployed))
             continue
-        cells.append(_with_interval(measured, goal.unit))
+        cells.append(_with_interval(measured, goal.unit, is_deployed))
         base = shown(dense).value(goal.name) if dense and dense.evaluation else 0.0
         cells.append(f"{measured.value / base:.2f}×" if base else "")
     return [*cells, trial.searcher, str(trial.rung)]
 
 
-def _marked(measured: Measurement, unit: str) -> str:
-    return readable(measured.value, unit) + ("*" if measured.note else "")
+def _marked(measured: Measurement, unit: str, is_deployed: bool) -> str:
+    return readable(measured.value, unit) + "°" * is_deployed + "*" * bool(measured.note)
 
 
-def _with_interval(measured: Measurement, unit: str) -> str:
-    text = _marked(measured, unit)
+def _with_interval(measured: Measurement, unit: str, is_deployed: bool) -> str:
+    text = _marked(measured, unit, is_deployed)
     if measured.low is None or measured.high is None:
         return text
     return f"{text} ({readable(measured.low, unit)} – {readable(measured.high, unit)})"

@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from autoprune.contracts.recovery import Teacher
 from autoprune.contracts.training import TrainingItem, TrainingProgress
 from autoprune.policy import Policy
 from autoprune.trial import Evaluation, Failure, Measurement
@@ -32,7 +33,8 @@ Split = Literal["search", "report"]
 class WorkItem:
     """One evaluation to run: a canonical policy at a rung, on one split, from a seed.
 
-    `dense` is what was measured of the dense network, once that is known.
+    `dense` is what was measured of the dense network, once that is known; `teacher` is the
+    network of another trial that teaches this one.
     """
 
     trial: int
@@ -42,6 +44,13 @@ class WorkItem:
     seed: int = 0
     attempt: int = 1
     dense: Mapping[str, Measurement] = field(default_factory=dict)
+    teacher: Teacher | None = None
+
+    @property
+    def artifacts(self) -> tuple[str, ...]:
+        """Names of the files that the evaluation reads."""
+        named = (self.policy.recipe.pruning_net, self.teacher.weights if self.teacher else None)
+        return tuple(name for name in named if name is not None)
 
 
 @dataclass(frozen=True, slots=True)

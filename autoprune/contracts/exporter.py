@@ -37,7 +37,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """A written and verified file; `max_error` is the largest difference of outputs."""
+    """A written and verified file; `max_error` is its exporter's `difference` of outputs."""
 
     path: Path
     size_bytes: int
@@ -45,10 +45,11 @@ class Exported:
 
 
 class Exporter(ABC):
-    """Writes one format. `suffix` is the file ending; `tolerance` bounds `max_error`."""
+    """Writes one format. `suffix` is the file ending; `tolerance` bounds `max_error`, in `unit`."""
 
     suffix: ClassVar[str]
     tolerance: ClassVar[float]
+    unit: ClassVar[str] = ""
 
     @abstractmethod
     def write(self, candidate: Candidate, path: Path) -> None:
@@ -58,14 +59,20 @@ class Exporter(ABC):
     def read_outputs(self, path: Path, candidate: Candidate) -> Tensor:
         """Run the file at `path` on `candidate.example` with the target's own runtime."""
 
+    def difference(self, outputs: Tensor, candidate: Candidate) -> float:
+        """Return how far outputs for the example are from the network's: the most, in `unit`."""
+        import torch
+
+        with torch.inference_mode():
+            expected = candidate.network(candidate.example)
+        return float((outputs - expected).abs().max())
+
     def export(self, candidate: Candidate, path: Path) -> Exported:
         """Write, read back, compare, and only then give the file its name.
 
         Raises `ExportError` if `path` exists, if its directory does not, or if the
         outputs differ by more than `tolerance`.
         """
-        import torch
-
         if path.exists():
             raise ExportError(f"{path} exists already; name another file or remove it")
         if not path.parent.is_dir():
@@ -73,12 +80,11 @@ class Exporter(ABC):
         part = path.with_name(f".{path.name}.part{self.suffix}")
         try:
             self.write(candidate, part)
-            with torch.inference_mode():
-                expected = candidate.network(candidate.example)
-            max_error = float((self.read_outputs(part, candidate) - expected).abs().max())
+            max_error = self.difference(self.read_outputs(part, candidate), candidate)
             if not max_error <= self.tolerance:
+                unit = f" {self.unit}" if self.unit else ""
                 raise ExportError(
-                    f"{path.name}: outputs of the written file differ by {max_error:.2e}, "
+                    f"{path.name}: outputs of the written file differ by {max_error:.2e}{unit}, "
                     f"allowed: {self.tolerance:.0e}; nothing was kept"
                 )
             part.rename(path)

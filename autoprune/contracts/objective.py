@@ -163,6 +163,11 @@ class Objective(ABC):
         """Return the worst value of interest, given the dense network's value."""
         return dense
 
+    @property
+    def runtime(self) -> str | None:
+        """Name of the runtime that the network is measured on; None: where the job runs."""
+        return None
+
     def check(self, device: str) -> None:  # noqa: B027
         """Raise `InputError` where this cannot be measured on `device`, `cpu` or `cuda`."""
 

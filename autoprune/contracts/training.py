@@ -64,3 +64,8 @@ class TrainingItem:
     progress: TrainingProgress | None = None
     seed: int = 0
     attempt: int = 1
+
+    @property
+    def artifacts(self) -> tuple[str, ...]:
+        """Names of the files that the slice reads."""
+        return (self.progress.checkpoint,) if self.progress else ()

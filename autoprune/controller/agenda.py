@@ -17,6 +17,8 @@ from autoprune.controller.roster import (
     search_labels,
 )
 from autoprune.controller.state import DENSE_NUMBER, JobState
+from autoprune.controller.teaching import teacher_of
+from autoprune.fidelity import policy_at
 from autoprune.front import Front
 from autoprune.metrics import cheap_measurements, constrained
 from autoprune.policy import Policy
@@ -177,6 +179,7 @@ class Agenda:
             rung=trial.rung + 1,
             parent=trial.number,
             batch=self.state.history.last_seq,
+            teacher=teacher_of(self.state, trial.policy, trial.rung + 1),
         )
 
     def _proposers(self) -> Iterator[str]:
@@ -205,8 +208,17 @@ class Agenda:
         if known is not None:
             return [entries.repeated(known.number, policy, label, batch=history.last_seq)]
         number = history.next_number
-        asked = entries.asked(number, policy, label, rung=0, parent=None, batch=history.last_seq)
-        costs = self.state.preparation.graph.costs.costs(policy)
+        asked = entries.asked(
+            number,
+            policy,
+            label,
+            rung=0,
+            parent=None,
+            batch=history.last_seq,
+            teacher=teacher_of(self.state, policy, 0),
+        )
+        graph = self.state.preparation.graph
+        costs = graph.costs.costs(policy_at(self.job, graph.groups, policy, 0))
         dense = self.state.dense.measurements
         cheap = cheap_measurements(self.state.metrics, costs)
         likely = constrained(self.job, Evaluation(cheap), dense)

@@ -28,6 +28,7 @@ from autoprune.contracts.executor import (
     WorkResult,
     failed,
 )
+from autoprune.contracts.recovery import Teacher
 from autoprune.contracts.store import Entry, Event, EventKind, Store
 from autoprune.contracts.training import TrainingItem
 from autoprune.controller.agenda import STALL_AFTER_LOSSES, Agenda, is_open
@@ -37,6 +38,7 @@ from autoprune.controller.progress import Progress, Watcher, unwatched
 from autoprune.controller.roster import seed_of
 from autoprune.controller.state import DENSE_NUMBER, JobState
 from autoprune.errors import AutopruneError, ExecutorError, FencedError
+from autoprune.fidelity import policy_at
 from autoprune.metrics import constrained
 from autoprune.store import entries
 from autoprune.store.snapshot import pack
@@ -246,7 +248,21 @@ class SearchLoop:
         seed = seed_of(self.state.job.seed, f"trial {trial.number}")
         attempt = trial.attempts + 1 if split == "search" else 1
         dense = self.state.dense.measurements if self.state.has_roster else {}
-        return WorkItem(trial.number, trial.policy, trial.rung, split, seed, attempt, dense)
+        teacher = self._teacher(trial)
+        return WorkItem(
+            trial.number, trial.policy, trial.rung, split, seed, attempt, dense, teacher
+        )
+
+    def _teacher(self, trial: Trial) -> Teacher | None:
+        """Return the network of another trial that teaches this one."""
+        if trial.teacher is None:
+            return None
+        other = self.state.history.trials[trial.teacher]
+        assert other.evaluation is not None
+        assert other.evaluation.weights is not None
+        groups = self.state.preparation.graph.groups
+        policy = policy_at(self.state.job, groups, other.policy, other.rung)
+        return Teacher(policy, other.evaluation.weights)
 
     def _submit(self, item: WorkItem) -> None:
         self._under_way.add(item.trial)

@@ -6,7 +6,7 @@ from autoprune.contracts.searcher import SearchProblem
 from autoprune.evaluation.preparation import Preparation, space_of
 from autoprune.job.spec import Job
 from autoprune.metrics import goals_of
-from autoprune.preflight import criterion_of
+from autoprune.preflight import criteria_of
 
 
 def problem_of(job: Job, preparation: Preparation) -> SearchProblem:
@@ -22,6 +22,6 @@ def problem_of(job: Job, preparation: Preparation) -> SearchProblem:
         graph.groups,
         graph.costs,
         job.budget.trials,
-        preparation.scores[criterion_of(job)],
+        preparation.scores[criteria_of(job)[0]],
         is_timeless=job.resources.workers == "serial",
     )

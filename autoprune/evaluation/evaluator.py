@@ -1,15 +1,13 @@
 """The evaluator: one warm process that prunes, repairs, recovers and measures candidates.
 
 Everything that candidates share is built once: the model on its device, the plan with its
-scores, second moments, the images in their final layout. A candidate is then carve →
-reconstruct or generate → recover → recalibrate → fold → predict → measure.
+scores, second moments, the images in their final layout. A candidate is then built
+(`evaluation.builder`), judged, and measured.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,19 +19,18 @@ from autoprune.artifacts import remove_artifact
 from autoprune.contracts.executor import Evaluator, WorkItem
 from autoprune.contracts.training import TrainingItem, TrainingProgress
 from autoprune.errors import RunError
-from autoprune.evaluation.generation import load_net, train_slice
+from autoprune.evaluation.builder import Builder
+from autoprune.evaluation.clock import Clock
+from autoprune.evaluation.deployment import Deployer
+from autoprune.evaluation.generation import train_slice
 from autoprune.evaluation.judge import Judge
 from autoprune.evaluation.material import Material
 from autoprune.evaluation.preparation import Preparation
-from autoprune.evaluation.pruning_net import PruningNet
-from autoprune.evaluation.recovery import finetune, training_steps
-from autoprune.evaluation.repair import recalibrate
 from autoprune.evaluation.weights import save_weights
 from autoprune.evaluation.workbench import Workbench
+from autoprune.fidelity import policy_at
 from autoprune.metrics import metrics_of
-from autoprune.policy import Policy
-from autoprune.surgery.reconstruct import reconstruct
-from autoprune.trial import Evaluation
+from autoprune.trial import Deployment, Evaluation, Measurement
 
 
 class NetworkEvaluator(Evaluator):
@@ -54,7 +51,8 @@ class NetworkEvaluator(Evaluator):
         self.bench = Workbench(job, Preparation.from_json(preparation), material)
         self.files = Path(files) if files else None
         self.judge = Judge(self.bench, metrics_of(self.bench.job))
-        self._net: tuple[str, PruningNet] | None = None
+        self.builder = Builder(self.bench, self.judge.inputs, self.files)
+        self.deployer = Deployer(self.bench, self.judge)
 
     @property
     def needs_probe(self) -> bool:
@@ -70,18 +68,24 @@ class NetworkEvaluator(Evaluator):
         """Prune, repair, recover and measure on the item's split.
 
         The report split is judged in float32 on every image; the trial's weights are then
-        kept, named by their hash. Raises `NonFiniteError`, `PolicyError`.
+        kept, named by their hash, as are those of networks that may teach others. Raises
+        `NonFiniteError`, `PolicyError`.
         """
-        clock = _Clock()
+        item, clock = self._as_evaluated(item), Clock()
         dtype = torch.float32 if item.split == "report" else self.bench.preparation.dtype
-        network = self.network(item, dtype, clock)
+        network = self.builder.build(item, dtype, clock)
         weights = None
-        if item.split == "report" and self.files is not None:
+        if self.files is not None and (item.split == "report" or self._may_teach(item)):
             weights = save_weights(network, self.files)
         with clock.phase("predict"):
             subject = self.judge.subject(network, item, dtype)
         with clock.phase("measure"):
             measured = self.judge.measure(subject)
+        deployment = None
+        if item.split == "report" and item.policy.is_quantised:
+            with clock.phase("deploy"):
+                own, deployment = self.deployer.judged(network, subject)
+            measured |= own
         return Evaluation(
             measured,
             seconds=clock.total_s,
@@ -89,42 +93,23 @@ class NetworkEvaluator(Evaluator):
             peak_bytes=_peak_bytes(self.bench.device),
             device=self.device,
             weights=weights,
+            deployment=deployment,
         )
 
-    def network(self, item: WorkItem, dtype: torch.dtype, clock: _Clock | None = None) -> nn.Module:
-        """Return the candidate's network: carved, recovered and repaired, float32, eval."""
-        clock = clock or _Clock()
-        rung = self.bench.job.rungs[item.rung]
-        with clock.phase("carve"):
-            network = self.bench.plan.carve(item.policy)
-        net = item.policy.recipe.pruning_net
-        if net is not None:
-            with clock.phase("generate"):
-                self._generate(network, item.policy, net)
-        elif rung.repair in ("ridge", "both") and not item.policy.is_dense:
-            with clock.phase("reconstruct"):
-                moments = self.bench.moments(rung.ridge_images)
-                reconstruct(network, self.bench.plan, item.policy, moments)
-        trained = training_steps(rung, len(self.bench.dataset.train)) > 0
-        if trained:
-            with clock.phase("recover"):
-                teacher = self.bench.model if rung.distill else None
-                finetune(
-                    network,
-                    self.bench.dataset,
-                    rung,
-                    seed=item.seed,
-                    device=self.bench.device,
-                    teacher=teacher,
-                )
-        # The untouched network keeps the statistics it was trained with; generated weights
-        # have none before they are recalibrated.
-        is_repaired = rung.repair in ("bn", "both") and (trained or not item.policy.is_dense)
-        if is_repaired or net is not None:
-            with clock.phase("repair"):
-                images = self.judge.inputs("train", rung.repair_images, dtype)
-                recalibrate(network, images, dtype)
-        return network.eval()
+    def network(self, item: WorkItem, dtype: torch.dtype) -> nn.Module:
+        """Return the candidate's network: carved, recovered, quantised, float32, eval."""
+        return self.builder.build(self._as_evaluated(item), dtype, Clock())
+
+    def _may_teach(self, item: WorkItem) -> bool:
+        """Say whether later networks of the item's rung learn from its front."""
+        spec = self.bench.job.rungs[item.rung].distill
+        return spec is not None and spec.teacher == "front"
+
+    def _as_evaluated(self, item: WorkItem) -> WorkItem:
+        """Return the item with the bits that its rung gives it."""
+        groups = self.bench.preparation.graph.groups
+        policy = policy_at(self.bench.job, groups, item.policy, item.rung)
+        return replace(item, policy=policy)
 
     def train(self, item: TrainingItem) -> TrainingProgress:
         """Train a PruningNet for one slice; its checkpoint is one of the run's files.
@@ -141,41 +126,35 @@ class NetworkEvaluator(Evaluator):
             raise RunError("checkpoints need a directory: give the evaluator `files`")
         return self.files
 
-    @torch.no_grad()
-    def _generate(self, network: nn.Module, policy: Policy, name: str) -> None:
-        """Replace the weights of a carved network by those that the net `name` generates."""
-        if self._net is None or self._net[0] != name:
-            self._net = name, load_net(self.bench.plan, self._directory, name)
-        for parameter, weight in self._net[1].weights(policy).items():
-            network.get_parameter(parameter).copy_(weight)
-
     def probe(self, item: WorkItem, evaluation: Evaluation) -> Evaluation:
-        """Add the metrics that are measured on the carved network itself.
+        """Add the metrics that are measured on the network itself.
 
-        The dense network, of which nothing is known before, is surveyed as well.
+        The dense network, of which nothing is known before, is surveyed as well. On the
+        report split it is the network whose weights were kept.
         """
-        network = self.bench.plan.carve(item.policy).eval()
-        measured = {**evaluation.measurements, **self.judge.probe(network, item)}
-        surveys = {} if item.dense else self.judge.survey()
-        return replace(evaluation, measurements=measured, surveys=surveys, device=self.device)
+        item, weights = self._as_evaluated(item), evaluation.weights
+        # On another machine than the one that kept them they may be missing.
+        if weights is None or self.files is None or not (self.files / weights).exists():
+            network = self.builder.form(item.policy)
+        else:
+            network = self.builder.stored(item.policy, weights)
+        measured = self.judge.probe(network, item)
+        return replace(
+            evaluation,
+            measurements={**evaluation.measurements, **measured},
+            surveys={} if item.dense else self.judge.survey(),
+            device=self.device,
+            deployment=self._timed(evaluation.deployment, measured),
+        )
 
-
-class _Clock:
-    """Adds up the seconds of named phases."""
-
-    def __init__(self) -> None:
-        self.phases_s: dict[str, float] = {}
-        self._start = time.perf_counter()
-
-    @property
-    def total_s(self) -> float:
-        return time.perf_counter() - self._start
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.phases_s[name] = self.phases_s.get(name, 0.0) + time.perf_counter() - start
+    def _timed(
+        self, deployment: Deployment | None, measured: Mapping[str, Measurement]
+    ) -> Deployment | None:
+        """Add the metrics that were measured on the runtime of a deployment."""
+        if deployment is None or not deployment.metrics:
+            return deployment
+        own = [x for x in measured if self.judge.metrics[x].runtime == deployment.target]
+        return replace(deployment, metrics=(*deployment.metrics, *own))
 
 
 def _peak_bytes(device: torch.device) -> int:

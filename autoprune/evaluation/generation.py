@@ -21,12 +21,14 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from autoprune.contracts.training import TrainingItem, TrainingProgress
+from autoprune.data.augmentation import augmented
 from autoprune.errors import NonFiniteError
+from autoprune.evaluation.distillation import distilled
 from autoprune.evaluation.preparation import space_of
 from autoprune.evaluation.pruning_net import GeneratorKind, PruningNet
-from autoprune.evaluation.recovery import augmented, distilled
 from autoprune.evaluation.weights import load_tensors, save_tensors
 from autoprune.evaluation.workbench import Workbench
+from autoprune.job.spec import DistillSpec
 from autoprune.policy import Policy
 from autoprune.space import Choice, Integer, SearchSpace, Value
 from autoprune.surgery.plan import Plan
@@ -133,11 +135,13 @@ def _loss(
     index = torch.randint(len(part), (batch_size,), generator=generator)
     labels = part.labels[index].to(bench.device)
     raw = bench.dataset.normalise(part.inputs[index].to(bench.device))
-    inputs = augmented(raw, generator)
+    inputs, _ = augmented(raw, generator)
     network = bench.plan.carve(policy).train()
     logits = functional_call(network, net.weights(policy), inputs)
     hard = cross_entropy(logits, labels, label_smoothing=_LABEL_SMOOTHING)
-    return distilled(hard, logits, inputs, bench.model)
+    with torch.no_grad():
+        target = bench.model(inputs)
+    return distilled(hard, logits, target, DistillSpec())
 
 
 def _begun(

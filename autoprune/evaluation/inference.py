@@ -1,17 +1,16 @@
-"""The fast form in which candidates are judged: folded batch norm, channels last, and the
-fastest number format that agrees with float32 on this machine.
+"""The fast form in which candidates are judged: channels last, and the fastest number format
+that agrees with float32 on this machine.
 """
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 BATCH = 250
 # Allowed disagreement of predicted classes with float32; well below the standard error.
@@ -47,23 +46,6 @@ def cast(network: nn.Module, dtype: torch.dtype) -> nn.Module:
             continue
         for parameter in module.parameters(recurse=False):
             memo[id(parameter)] = nn.Parameter(parameter.detach().to(dtype), requires_grad=False)
-    return copy.deepcopy(network, memo)
-
-
-def fold(network: nn.Module, pairs: Iterable[tuple[str, str]]) -> nn.Module:
-    """Return `network` with each (convolution, batch norm) pair made one convolution.
-
-    The copy shares what it does not change.
-    """
-    memo: dict[int, object] = {id(each): each for each in network.parameters()}
-    memo |= {id(each): each for each in network.buffers()}
-    for conv_name, norm_name in pairs:
-        conv, norm = network.get_submodule(conv_name), network.get_submodule(norm_name)
-        # Both are gone when they stood in a dropped block.
-        if not isinstance(conv, nn.Conv1d | nn.Conv2d) or not isinstance(norm, _BatchNorm):
-            continue
-        memo[id(conv)] = fuse_conv_bn_eval(conv, norm)
-        memo[id(norm)] = nn.Identity()
     return copy.deepcopy(network, memo)
 
 

@@ -15,10 +15,11 @@ from autoprune.contracts.executor import WorkItem
 from autoprune.contracts.objective import Objective, Predictions, Samples, Stage, Subject
 from autoprune.data.dataset import Part
 from autoprune.errors import NonFiniteError
-from autoprune.evaluation.inference import BATCH, cast, fold, predict
+from autoprune.evaluation.inference import BATCH, cast, predict
 from autoprune.evaluation.workbench import Workbench
 from autoprune.graph.cost import Costs
 from autoprune.policy import Policy
+from autoprune.surgery.folding import fold
 from autoprune.trial import Measurement
 
 
@@ -55,12 +56,19 @@ class Judge:
             self._dense[key] = self._subject(self.bench.model, Policy(), *key)
         return replace(subject, dense=self._dense[key])
 
+    def of_predictions(self, subject: Subject) -> dict[str, Measurement]:
+        """Return what outputs alone tell of `subject`; raises `NonFiniteError`."""
+        return self._measured(subject, Stage.PREDICTIONS)
+
     def measure(self, subject: Subject) -> dict[str, Measurement]:
         """Return what costs and outputs tell of `subject`; raises `NonFiniteError`."""
+        return self._measured(subject, Stage.COSTS, Stage.PREDICTIONS, Stage.SAMPLES)
+
+    def _measured(self, subject: Subject, *stages: Stage) -> dict[str, Measurement]:
         return {
             name: _finite(name, metric.measure(subject))
             for name, metric in self.metrics.items()
-            if metric.stage is not Stage.NETWORK
+            if metric.stage in stages
         }
 
     def probe(self, network: nn.Module, item: WorkItem) -> dict[str, Measurement]:

@@ -200,6 +200,10 @@ class GroupTable:
             for group in self.prunable
         }
 
+    def units(self, policy: Policy) -> dict[str, int]:
+        """Return the units of every group that are there, of frozen groups all of them."""
+        return {group.name: group.units for group in self.groups} | self.kept_units(policy)
+
     def canonical(self, policy: Policy) -> Policy:
         """Return the canonical form: whole units, what stays as it is left out.
 
@@ -214,7 +218,7 @@ class GroupTable:
             if not held((each for each in blocks if each is not block), block.adds)
         ]
         vanishing = self.vanishing(policy)
-        units = self.kept_units(policy)
+        units = self.units(policy)
         decisions = {
             name: Decision(kept / self[name].units)
             for name, kept in units.items()

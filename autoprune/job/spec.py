@@ -10,10 +10,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from autoprune.job.constraint import Constraint
-from autoprune.policy import Repair, Rounding
+from autoprune.policy import Quantize, Repair, Rounding
 
-Quantize = Literal["int8", "int8_weights", "int4_weights"]
-"""Bits of a deployment: of kernels and what they read, or of kernels alone."""
 Observer = Literal["min_max", "moving_average", "percentile", "mse"]
 """How the range of values is told from those that were seen."""
 
@@ -139,7 +137,8 @@ class RungSpec(_Section):
 
     `quantize` gives layers that the policy leaves at 32 bits those of a deployment. Where a
     rung trains, the network is trained as it will be quantised, unless `quantize_aware` is
-    false; `lsq` learns the step sizes as well (Esser et al., ICLR 2020).
+    false; `lsq` learns the step sizes as well (Esser et al., ICLR 2020). What was trained so is
+    rounded to the nearest, all else by `rounding`.
     """
 
     repair: Repair = "bn"
@@ -154,7 +153,7 @@ class RungSpec(_Section):
     learning_rate: float = Field(default=0.01, gt=0)
     quantize: Quantize | None = None
     quantize_aware: Literal["lsq"] | bool = True
-    rounding: Rounding = "nearest"
+    rounding: Rounding = "adaptive"
 
     @model_validator(mode="after")
     def _consistent(self) -> RungSpec:

@@ -3,10 +3,15 @@
 Relative to the dense network, the time of a pass is taken to be
 
     a + b · times of layers + Σ δ_kind · times of layers of a kind + c · bytes written + d · macs
+    + e · times of layers in whole numbers + f · how many they are
 
-where times of layers come from the survey at the policy's widths. What layers alone do not
-show (activations, fusion, the runtime's own work) is what the coefficients learn. The dense
-network counts as measured from the start.
+where times of layers come from the survey at the policy's widths, those in whole numbers as if
+they were floats. What layers alone do not show (activations, fusion, whole numbers, the
+runtime's own work) is what the coefficients learn. The dense network counts as measured from
+the start.
+
+Layers are not surveyed in whole numbers: alone, most of their time is the way from floats to
+whole numbers and back, which they do not go beside one another.
 """
 
 from __future__ import annotations
@@ -22,12 +27,13 @@ from autoprune.objectives._latency_regression import RelativeRegression
 from autoprune.policy import Policy
 from autoprune.trial import Measurement
 
-# Means and deviations of a, c, d and b as shares of the dense network's time, and of every δ.
-# What three runtimes on a CPU taught lies well within.
-_MEANS = (0.15, 0.1, 0.05, 0.7)
-_DEVIATIONS = (0.3, 0.2, 0.3, 0.4)
+# Means and deviations of a, c, d, b, e and f as shares of the dense network's time, and of
+# every δ. What three runtimes on a CPU taught lies well within.
+_MEANS = (0.15, 0.1, 0.05, 0.7, 0.2, 0.0)
+_DEVIATIONS = (0.3, 0.2, 0.3, 0.4, 0.3, 0.15)
 _KIND_DEVIATION = 0.2
 _NOISE, _TRIALS = 0.05, 4.0
+_WHOLE_NUMBERS = 8  # as in autoprune.quantization.form, which needs torch
 
 
 class LatencyPredictor(Predictor):
@@ -38,14 +44,15 @@ class LatencyPredictor(Predictor):
         self._dense_ms = float(survey["total_ms"])
         self._grids = [LayerGrid(each) for each in survey["grids"]]
         self._layers: Mapping[str, list[int]] = survey["layers"]
+        self._whole = frozenset(survey["whole"])
         self._dense = costs.by_module(Policy())
         self._total = costs.costs(Policy())
         self._ms_per_mac = self._rate()
-        dense = self._times(self._dense)
-        self._layers_ms = dense.sum()
+        kinds = [0.0] * (len(self._grids) + 1)
+        self._layers_ms = float(self._times(self._dense).sum())
         self._regression = RelativeRegression(
-            [*_MEANS, *(0.0 for _ in dense)],
-            [*_DEVIATIONS, *(_KIND_DEVIATION for _ in dense)],
+            [*_MEANS, *kinds],
+            [*_DEVIATIONS, *(_KIND_DEVIATION for _ in kinds)],
             _NOISE,
             _TRIALS,
         )
@@ -65,19 +72,32 @@ class LatencyPredictor(Predictor):
             self._regression.take(self._row(policy), measured.value / self._dense_ms)
 
     def _row(self, policy: Policy) -> np.ndarray:
-        """Return what the regression reads, of the dense network ones and shares of kinds."""
+        """Return what the regression reads; of the dense network ones, shares of kinds and 0."""
         total, dense = self._costs.costs(policy), self._total
-        times = self._times(self._costs.by_module(policy)) / self._layers_ms
+        costs = self._costs.by_module(policy)
+        whole = {x: each for x, each in costs.items() if self._is_whole(x, policy)}
+        floats = self._times({x: each for x, each in costs.items() if x not in whole})
+        as_floats = self._times(whole).sum()
+        times, share = floats / self._layers_ms, as_floats / self._layers_ms
         written = total.activation_bytes / dense.activation_bytes
-        return np.array([1.0, written, total.macs / dense.macs, times.sum(), *times])
+        count = len(whole) / max(1, len(self._whole))
+        return np.array([1.0, written, total.macs / dense.macs, times.sum(), share, count, *times])
+
+    def _is_whole(self, name: str, policy: Policy) -> bool:
+        """Say whether a layer runs in whole numbers: its kernels and what it reads are some."""
+        decision = policy.layer(name)
+        bits = max(decision.weight_bits, decision.activation_bits)
+        return name in self._whole and bits <= _WHOLE_NUMBERS
 
     def _times(self, costs: Mapping[str, Costs]) -> np.ndarray:
-        """Return the milliseconds of layers by kind, shape (grids + 1,).
+        """Return the milliseconds that layers with these costs take as floats, by kind.
 
-        The last ones are those of layers that the survey does not know; they go by macs.
+        Shape (grids + 1,). The last ones are those of layers that the survey does not know;
+        they go by macs.
         """
         times = np.zeros(len(self._grids) + 1)
-        for name, dense in self._dense.items():
+        for name in costs:
+            dense = self._dense[name]
             for place in self._layers.get(name, ()):
                 times[place] += self._grids[place].ms(costs[name], dense)
             if name not in self._layers:
@@ -120,7 +140,9 @@ class LayerGrid:
         """Return the time of a layer that costs `costs`, and in the dense network `dense`."""
         if costs.macs == 0:
             return 0.0
-        widths = widths_of(costs, dense, *self._dense)
+        inputs, outputs = widths_of(costs, dense, *self._dense)
+        # Two layers in the place of one write more than it does.
+        widths = min(inputs, self._dense[0]), min(outputs, self._dense[1])
         if widths not in self._known:
             self._known[widths] = self._at(widths)
         return self._known[widths]

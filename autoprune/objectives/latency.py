@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from autoprune.runtimes.runtime import Runner, Runtime
     from autoprune.runtimes.timing import Comparison
 
-Backend = Literal["torch", "torch_compile", "onnx", "openvino", "cuda_graph"]
+Backend = Literal["torch", "torch_compile", "onnx", "openvino", "torchao", "cuda_graph"]
 
 
 class Latency(Objective):
@@ -30,8 +30,11 @@ class Latency(Objective):
     compare which were measured hours apart. `parts` holds the ratio, and the milliseconds of
     both as they were just now.
 
+    Quantised layers run in whole numbers on onnx, openvino and (linear ones) torchao; `note`
+    says what of them runs otherwise.
+
     Args:
-        backend: torch (eager), torch_compile, onnx (ONNX Runtime), openvino, cuda_graph.
+        backend: torch (eager), torch_compile, onnx (ONNX Runtime), openvino, torchao, cuda_graph.
         device: cpu or cuda; by default where the job runs.
         batch: samples per pass, copies of one.
         threads: of the processor.
@@ -68,6 +71,11 @@ class Latency(Objective):
         self.seconds = seconds
         self._reference: tuple[nn.Module, tuple[int, ...], Runner] | None = None
 
+    @property
+    def runtime(self) -> str:
+        """Name of the runtime that passes are timed on."""
+        return self.backend
+
     def check(self, device: str) -> None:
         """Raise `InputError` where the backend, or a package or compiler of it, is missing."""
         self._runtime.check(self.device or device)
@@ -80,14 +88,16 @@ class Latency(Objective):
         """
         from autoprune.runtimes import timing
 
+        assert subject.network is not None
         precision, seconds = self.precision, self.seconds
-        dense = subject.dense
+        dense, remarks = subject.dense, self._runtime.remarks(subject.network)
         if dense is None:
             with self._runner(subject) as runner:
-                return timing.alone(runner, precision=precision, seconds=seconds)
+                found = timing.alone(runner, precision=precision, seconds=seconds)
+            return _noted(found, remarks)
         with self._dense_runner(dense) as reference, self._runner(subject) as runner:
-            found = timing.compare(runner, reference, precision=precision, seconds=seconds)
-        return _beside(found, subject, dense)
+            beside = timing.compare(runner, reference, precision=precision, seconds=seconds)
+        return _noted(_beside(beside, subject, dense), remarks)
 
     def survey(self, subject: Subject) -> Mapping[str, Any]:
         """Time the dense network and its layers; half a minute at most, in most networks."""
@@ -139,6 +149,11 @@ class Latency(Objective):
         if self.device not in (None, inputs.device.type):
             network, inputs = copy.deepcopy(network).to(self.device), inputs.to(self.device)
         return network, inputs
+
+
+def _noted(found: Measurement, remarks: Sequence[str]) -> Measurement:
+    """Add remarks to the note of a measurement."""
+    return replace(found, note="; ".join(filter(None, [found.note, *remarks])))
 
 
 def _beside(found: Comparison, subject: Subject, dense: Subject) -> Measurement:

@@ -16,16 +16,21 @@ form is what they compute, up to how they round.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from autoprune.policy import LayerDecision
+from autoprune.quantization.hooks import input_of, with_input
+from autoprune.quantization.straight_through import rounded
 
 INPUT_STEP, INPUT_ZERO = "input_step", "input_zero"
-_MARK = "quantised_by"
+_MARK, _PAUSED = "quantised_by", "reads_unrounded"
+Steps = Mapping[str, Tensor]
+"""Steps and zero points by their names in the state of a quantised network."""
 WHOLE_NUMBERS = 8
 """The most bits that are whole numbers with a step."""
 
@@ -38,6 +43,11 @@ def kernels_of(layer: nn.Module) -> dict[str, nn.Parameter]:
 def step_name(kernel: str) -> str:
     """Return the name of the buffer that holds a kernel's steps."""
     return f"{kernel}_step"
+
+
+def state_name(layer: str, buffer: str) -> str:
+    """Return the name of a layer's buffer in the state of its network."""
+    return f"{layer}.{buffer}" if layer else buffer
 
 
 def attach(network: nn.Module, decisions: Mapping[str, LayerDecision]) -> None:
@@ -58,7 +68,7 @@ def attach(network: nn.Module, decisions: Mapping[str, LayerDecision]) -> None:
             layer.register_buffer(INPUT_STEP, torch.ones((), device=_device(layer)))
             layer.register_buffer(INPUT_ZERO, torch.zeros((), device=_device(layer)))
         if decision.activation_bits < 32:
-            layer.register_forward_pre_hook(_round_input)
+            layer.register_forward_pre_hook(_round_input, with_kwargs=True)
 
 
 def quantised_layers(network: nn.Module) -> dict[str, nn.Module]:
@@ -78,20 +88,35 @@ def bounds(bits: int) -> tuple[int, int]:
     return -most, most
 
 
+@contextmanager
+def unrounded(network: nn.Module) -> Iterator[None]:
+    """Let the layers of a quantised network read what they are given, while this lasts."""
+    layers = quantised_layers(network).values()
+    for each in layers:
+        setattr(each, _PAUSED, True)
+    try:
+        yield
+    finally:
+        for each in layers:
+            delattr(each, _PAUSED)
+
+
 def rounded_input(layer: nn.Module, inputs: Tensor) -> Tensor:
     """Return what a quantised layer makes of its inputs."""
     bits = decision_of(layer).activation_bits
     if bits > WHOLE_NUMBERS:
         return inputs.half().to(inputs.dtype)
     step, zero = getattr(layer, INPUT_STEP), getattr(layer, INPUT_ZERO)
-    # z is taken out of the bounds, so that nothing but the step has to be multiplied back.
-    whole = torch.round(inputs / step).clamp(-zero, 2**bits - 1 - zero)
-    rounded: Tensor = whole * step
-    return rounded
+    # z is taken out of the bounds, so that nothing but the step is multiplied back.
+    return rounded(inputs, step, -zero, 2**bits - 1 - zero)
 
 
-def _round_input(layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    return (rounded_input(layer, args[0]), *args[1:])
+def _round_input(
+    layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    if hasattr(layer, _PAUSED):
+        return None
+    return with_input(args, kwargs, rounded_input(layer, input_of(args, kwargs)))
 
 
 def _device(layer: nn.Module) -> torch.device:

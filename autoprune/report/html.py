@@ -19,7 +19,7 @@ from plotly.offline import get_plotlyjs
 from autoprune.contracts.objective import Goal
 from autoprune.numbers import readable
 from autoprune.report import figures
-from autoprune.report.remarks import by_group, forecasts, remarks
+from autoprune.report.remarks import by_group, deployed, forecasts, remarks
 from autoprune.report.summary import interval, summarise
 from autoprune.run import Run, shown
 from autoprune.trial import Evaluation, Trial
@@ -74,6 +74,7 @@ def render(run: Run) -> str:
         figures=_figures(run),
         rows=[_cells(run, trial) for trial in members],
         dense=_cells(run, dense) if has_dense_row and dense is not None else [],
+        deployed=deployed(members),
         remarks=remarks(members),
         forecasts=forecasts(run),
         knee=run.front().knee() if members else None,

@@ -23,7 +23,26 @@ def remarks(trials: Sequence[Trial]) -> list[str]:
                 found[f"{metric}: {measured.note}"].append(trial.number)
         for text in evaluation.misses:
             found[f"misses {text}"].append(trial.number)
+        for note in evaluation.deployment.notes if evaluation.deployment else ():
+            said = note.partition(": ")[2]
+            # Which layers those are differs from trial to trial.
+            found[note if len(trials) == 1 or not said else f"{said}, in some layers"].append(
+                trial.number
+            )
     return [f"{_numbers(numbers, len(trials))} {text}" for text, numbers in found.items()]
+
+
+def deployed(trials: Sequence[Trial]) -> str | None:
+    """Return which values were measured on the network that is deployed; None if none was."""
+    found = [x for trial in trials if (x := shown(trial).deployment) and x.metrics]
+    if not found:
+        return None
+    targets = ", ".join(sorted({each.target for each in found}))
+    metrics = ", ".join(dict.fromkeys(name for each in found for name in each.metrics))
+    return (
+        f"measured on the deployed network ({targets}): {metrics}; all else on the same network "
+        "in PyTorch, which rounds alike"
+    )
 
 
 def _numbers(numbers: list[int], count: int) -> str:
@@ -55,6 +74,10 @@ def details(trial: Trial) -> list[str]:
         if parts:
             own = ", ".join(f"{name} {_plain(each)}" for name, each in parts.items())
             lines.append(f"{metric}: {own}")
+    deployment = shown(trial).deployment
+    if deployment is not None and deployment.file_bytes:
+        size = readable(deployment.file_bytes, "bytes")
+        lines.append(f"deployed on {deployment.target}, a file of {size} bytes")
     return lines
 
 

@@ -13,6 +13,7 @@ RUNTIMES = {
     "torch_compile": "torch_compile:TorchCompile",
     "onnx": "onnx_runtime:OnnxRuntime",
     "openvino": "openvino_runtime:OpenVino",
+    "torchao": "torchao_runtime:TorchAo",
     "cuda_graph": "cuda_graph:CudaGraph",
 }
 

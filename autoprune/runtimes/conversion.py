@@ -6,6 +6,8 @@ it was optimised; its tensors are replaced, and the same optimiser runs again: a
 a second. Of what else follows from widths, the groups of convolutions, padding and flattening
 are replaced as well. There may be more, so every model must give the network's outputs before
 it is used, and one that does not is converted in full.
+
+A quantised network is converted as it is in single precision; whole numbers come in last.
 """
 
 from __future__ import annotations
@@ -22,7 +24,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from autoprune.errors import ExportError
+from autoprune.quantization.form import quantised_layers
+from autoprune.runtimes.qdq import in_whole_numbers
 from autoprune.runtimes.runtime import Runner
+from autoprune.runtimes.single_precision import in_single_precision
 from autoprune.runtimes.torch_runtime import evaluating
 
 TOLERANCE = 1e-4
@@ -32,7 +37,8 @@ TOLERANCE = 1e-4
 def exported(network: nn.Module, example: Tensor, *, any_batch: bool = False) -> Any:
     """Return the ONNX program of a network, not optimised: inputs `input`, outputs `logits`.
 
-    It takes batches like `example`, or with `any_batch` of every size.
+    It takes batches like `example`, or with `any_batch` of every size. Raises `ExportError`
+    for a network that PyTorch cannot convert.
     """
     # Where tensors lie, and in which layout, would leave traces in the graph.
     twin = copy.deepcopy(network).to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
@@ -40,16 +46,19 @@ def exported(network: nn.Module, example: Tensor, *, any_batch: bool = False) ->
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        program = torch.onnx.export(
-            twin.eval(),
-            (example.cpu().contiguous(),),
-            dynamo=True,
-            verbose=False,
-            optimize=False,
-            input_names=["input"],
-            output_names=["logits"],
-            dynamic_shapes=dynamic,
-        )
+        try:
+            program = torch.onnx.export(
+                twin.eval(),
+                (example.cpu().contiguous(),),
+                dynamo=True,
+                verbose=False,
+                optimize=False,
+                input_names=["input"],
+                output_names=["logits"],
+                dynamic_shapes=dynamic,
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            raise ExportError(f"PyTorch cannot convert the network to ONNX: {error}") from error
     assert program is not None
     return program
 
@@ -64,11 +73,29 @@ class Conversion:
     def __init__(self) -> None:
         self._patterns: dict[frozenset[str], _Pattern] = {}
 
-    def build(self, network: nn.Module, example: Tensor, load: Callable[[bytes], Runner]) -> Runner:
-        """Return `load(model)` of an ONNX model that gives the network's outputs.
+    def build(
+        self,
+        network: nn.Module,
+        example: Tensor,
+        samples: Tensor | None,
+        load: Callable[[bytes], Runner],
+    ) -> Runner:
+        """Return `load(model)` of an ONNX model of a network, in whole numbers if it has them.
 
-        Raises `ExportError` if even the model that was converted in full does not.
+        Raises `ExportError` if even the model that was converted in full does not give the
+        outputs of the network, before anything of it is rounded.
         """
+        if not quantised_layers(network):
+            return self._single(network, example, lambda model: load(without_origins(model)))
+        single = self._single(in_single_precision(network), example, load)
+        assert single.artifact is not None
+        samples = example if samples is None else samples
+        return load(in_whole_numbers(single.artifact, network, samples))
+
+    def _single(
+        self, network: nn.Module, example: Tensor, load: Callable[[bytes], Runner]
+    ) -> Runner:
+        """Return `load(model)` of a network that is not quantised."""
         pads = _Pads()
         with evaluating(network), pads:
             expected = network(example).float().cpu()
@@ -185,6 +212,17 @@ def _optimised(program: Any) -> bytes:
     program.optimize()
     model: bytes = program.model_proto.SerializeToString()
     return model
+
+
+def without_origins(model: bytes) -> bytes:
+    """Return a model without what its nodes were in PyTorch: paths, and half of a small file."""
+    import onnx
+
+    proto = onnx.load_from_string(model)
+    for node in proto.graph.node:
+        del node.metadata_props[:]
+    stripped: bytes = proto.SerializeToString()
+    return stripped
 
 
 def _tensors(network: nn.Module) -> dict[str, Tensor]:

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.errors import InputError
+from autoprune.runtimes.remark import all_in_float32
 from autoprune.runtimes.runtime import Runtime
+from autoprune.runtimes.single_precision import in_single_precision
 from autoprune.runtimes.torch_runtime import TorchRunner, check_cuda, evaluating, laid_out_like
 
 _WARM_PASSES = 3
@@ -21,8 +23,15 @@ class CudaGraph(Runtime):
             raise InputError("a CUDA graph runs on a GPU; use device: cuda, or backend: torch")
         check_cuda(device)
 
-    def build(self, network: nn.Module, example: Tensor) -> TorchRunner:
+    def remarks(self, network: nn.Module) -> list[str]:
+        """Say so if the network has quantised layers."""
+        return all_in_float32(network)
+
+    def build(
+        self, network: nn.Module, example: Tensor, samples: Tensor | None = None
+    ) -> TorchRunner:
         """Return a runner that replays the captured pass on the same memory."""
+        network = in_single_precision(network)
         inputs = laid_out_like(network, example)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.device(example.device), evaluating(network):
@@ -36,7 +45,9 @@ class CudaGraph(Runtime):
             with torch.cuda.graph(graph):
                 outputs: Tensor = network(inputs)
 
-        def replay(_: Tensor) -> Tensor:
+        def replay(given: Tensor) -> Tensor:
+            if given is not inputs:
+                inputs.copy_(given)
             graph.replay()
             return outputs
 

@@ -2,19 +2,25 @@
 
     runtime = create("onnx", threads=1)
     runtime.check("cpu")                          # InputError: what is missing, what works
+    runtime.remarks(network)                      # what of its bits and bytes runs otherwise
     runner = runtime.build(network, example)      # converts, compiles; may take seconds
     with runner:
         runner.run()                              # one pass, to its end
         runner.outputs()                          # one pass, and what it returns
+        runner.logits(inputs)                     # as many passes as `inputs` take
 
 Around `with`, a runner may change what belongs to the process (torch's threads, the network's
 mode); afterwards all is as it was. Several runners may be open at once, closed in the opposite
 order. The network must live, and stay as it is, as long as its runner.
+
+A quantised network (`autoprune.quantization.form`) runs as whole numbers where a runtime can
+do that, and otherwise in float32 with the values that its kernels were rounded to.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -23,7 +29,13 @@ if TYPE_CHECKING:
 
 
 class Runner(ABC):
-    """One network on one batch, ready to run."""
+    """One network on one batch, ready to run.
+
+    `artifact` is the file that is deployed, where the runtime has one. `example` is the batch.
+    """
+
+    artifact: bytes | None = None
+    example: Tensor
 
     def __enter__(self) -> Self:
         return self
@@ -38,15 +50,30 @@ class Runner(ABC):
 
     @abstractmethod
     def run(self) -> None:
-        """Run one pass and return when it has ended."""
+        """Run one pass on the example and return when it has ended."""
 
     @abstractmethod
-    def outputs(self) -> Tensor:
-        """Run one pass and return its outputs, float32, on the CPU."""
+    def outputs(self, inputs: Tensor | None = None) -> Tensor:
+        """Run one pass on inputs of the example's shape, by default on the example itself.
+
+        Returns its outputs, float32, on the CPU.
+        """
+
+    def logits(self, inputs: Tensor) -> Tensor:
+        """Return the outputs for any number of inputs (n, ...), in batches like the example."""
+        import torch
+
+        pieces = batches_of(inputs, len(self.example))
+        return torch.cat([self.outputs(batch)[:count] for batch, count in pieces])
 
 
 class Runtime(ABC):
-    """Builds runners that use `threads` threads on a CPU."""
+    """Builds runners that use `threads` threads on a CPU.
+
+    `whole_numbers` are the classes of layers that it runs in whole numbers of 8 bits.
+    """
+
+    whole_numbers: tuple[type[nn.Module], ...] = ()
 
     def __init__(self, threads: int = 1) -> None:
         self.threads = threads
@@ -59,8 +86,31 @@ class Runtime(ABC):
         """
 
     @abstractmethod
-    def build(self, network: nn.Module, example: Tensor) -> Runner:
+    def remarks(self, network: nn.Module) -> list[str]:
+        """Return in words what of a network's bits runs otherwise than was decided.
+
+        For example "conv1: 4-bit kernels run as 8-bit whole numbers"; nothing if all runs as
+        it was decided, or nothing was.
+        """
+
+    @abstractmethod
+    def build(self, network: nn.Module, example: Tensor, samples: Tensor | None = None) -> Runner:
         """Return a runner of `network` on `example`, which lie on one device.
 
-        The outputs are those of the network in evaluation mode, in its own number format.
+        The outputs are those of the network in evaluation mode. What a quantised network
+        hands on between layers as whole numbers is rounded as well; `samples` (n, ...), by
+        default the example, tell its ranges. The milliseconds do not depend on them.
         """
+
+
+def batches_of(inputs: Tensor, size: int) -> Iterator[tuple[Tensor, int]]:
+    """Yield inputs (n, ...) in batches of exactly `size`, and how many of each count.
+
+    The last one is filled up with copies of its first.
+    """
+    import torch
+
+    for batch in inputs.split(size):
+        missing = size - len(batch)
+        filler = batch[:1].expand(missing, *batch.shape[1:])
+        yield (torch.cat([batch, filler]) if missing else batch), len(batch)

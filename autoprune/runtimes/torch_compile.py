@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.errors import InputError
+from autoprune.runtimes.remark import all_in_float32
 from autoprune.runtimes.runtime import Runtime
+from autoprune.runtimes.single_precision import in_single_precision
 from autoprune.runtimes.torch_runtime import TorchRunner, check_cuda
 
 
@@ -28,8 +30,15 @@ class TorchCompile(Runtime):
                 "install g++, set CXX, or use backend: torch"
             )
 
-    def build(self, network: nn.Module, example: Tensor) -> TorchRunner:
+    def remarks(self, network: nn.Module) -> list[str]:
+        """Say so if the network has quantised layers."""
+        return all_in_float32(network)
+
+    def build(
+        self, network: nn.Module, example: Tensor, samples: Tensor | None = None
+    ) -> TorchRunner:
         """Return a runner that is compiled already."""
+        network = in_single_precision(network)
 
         def forward(inputs: Tensor) -> Tensor:
             outputs: Tensor = network(inputs)

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.errors import InputError
+from autoprune.runtimes.remark import all_in_float32
 from autoprune.runtimes.runtime import Runner, Runtime
+from autoprune.runtimes.single_precision import in_single_precision
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -22,7 +24,7 @@ class TorchRunner(Runner):
     def __init__(self, network: nn.Module, forward: Forward, example: Tensor, threads: int) -> None:
         self._network = network
         self._forward = forward
-        self._example = laid_out_like(network, example)
+        self.example = laid_out_like(network, example)
         self._threads = threads
         self._open = ExitStack()
 
@@ -41,13 +43,14 @@ class TorchRunner(Runner):
 
     def run(self) -> None:
         """Run one pass; on a GPU wait until it has ended."""
-        self._forward(self._example)
-        if self._example.is_cuda:
-            torch.cuda.synchronize(self._example.device)
+        self._forward(self.example)
+        if self.example.is_cuda:
+            torch.cuda.synchronize(self.example.device)
 
-    def outputs(self) -> Tensor:
+    def outputs(self, inputs: Tensor | None = None) -> Tensor:
         """Run one pass and return its outputs, float32, on the CPU."""
-        return self._forward(self._example).float().cpu()
+        given = self.example if inputs is None else laid_out_like(self._network, inputs)
+        return self._forward(given).float().cpu()
 
 
 class TorchEager(Runtime):
@@ -57,8 +60,15 @@ class TorchEager(Runtime):
         """Raise `InputError` for CUDA without a CUDA device."""
         check_cuda(device)
 
-    def build(self, network: nn.Module, example: Tensor) -> TorchRunner:
-        """Return a runner that calls the network itself."""
+    def remarks(self, network: nn.Module) -> list[str]:
+        """Say so if the network has quantised layers."""
+        return all_in_float32(network)
+
+    def build(
+        self, network: nn.Module, example: Tensor, samples: Tensor | None = None
+    ) -> TorchRunner:
+        """Return a runner that calls the network itself, without what rounds its inputs."""
+        network = in_single_precision(network)
         return TorchRunner(network, network, example, self.threads)
 
 

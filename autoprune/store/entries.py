@@ -2,7 +2,7 @@
 
 OPENED      {}
 CLOSED      {"reason", "detail"}; the detail is for people
-ASKED       {"policy", "searcher", "rung", "parent", "batch"}
+ASKED       {"policy", "searcher", "rung", "parent", "batch"}, and {"teacher"} where one teaches
 REPEATED    {"policy", "searcher", "batch"}; its trial is the one that answers
 COMPLETED   {"evaluation"}
 INFEASIBLE  {"evaluation"}: cheap costs and the constraints that they break
@@ -32,7 +32,14 @@ def closed(reason: str, detail: str = "") -> Entry:
 
 
 def asked(
-    trial: int, policy: Policy, searcher: str, *, rung: int, parent: int | None, batch: int
+    trial: int,
+    policy: Policy,
+    searcher: str,
+    *,
+    rung: int,
+    parent: int | None,
+    batch: int,
+    teacher: int | None = None,
 ) -> Entry:
     """A policy becomes a trial; `parent` is the trial of the rung below, if promoted."""
     body = {
@@ -42,7 +49,8 @@ def asked(
         "parent": parent,
         "batch": batch,
     }
-    return Entry(EventKind.ASKED, trial, body=body)
+    lesson = {} if teacher is None else {"teacher": teacher}
+    return Entry(EventKind.ASKED, trial, body={**body, **lesson})
 
 
 def repeated(trial: int, policy: Policy, searcher: str, *, batch: int) -> Entry:

@@ -73,7 +73,7 @@ class History:
         """
         hashed = hashlib.sha256()
         for each in self.trials.values():
-            origin = [each.policy.sha256, each.searcher, each.rung, each.parent]
+            origin = [each.policy.sha256, each.searcher, each.rung, each.parent, each.teacher]
             found = [each.state, _values(each.evaluation), _values(each.report)]
             hashed.update(json.dumps([origin, found], sort_keys=True).encode())
         return hashed.hexdigest()
@@ -110,7 +110,12 @@ class History:
         body = event.body
         policy = Policy.from_json(body["policy"])
         trial = Trial(
-            event.trial, policy, body["searcher"], rung=body["rung"], parent=body["parent"]
+            event.trial,
+            policy,
+            body["searcher"],
+            rung=body["rung"],
+            parent=body["parent"],
+            teacher=body.get("teacher"),
         )
         self.trials[trial.number] = trial
         self._by_policy[policy.sha256, trial.rung] = trial.number

@@ -63,7 +63,8 @@ def prove(
             for group, one in zip(groups, alone, strict=True)
         ]
         proven = prover.together(alone)
-        return Proof(GroupTable(proven, prover.blocks(groups.blocks, proven)), comparison.error)
+        blocks = prover.blocks(groups.blocks, proven)
+        return Proof(GroupTable(proven, blocks, groups.layers), comparison.error)
 
 
 class _Prover:

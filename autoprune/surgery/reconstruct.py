@@ -205,7 +205,7 @@ class _Sum:
         if isinstance(self.layer, nn.Linear):
             rows = self._drawn(inputs.flatten(0, -2) if inputs.dim() > 1 else inputs[None], 1)
         else:
-            rows = self._drawn(_windows(self.layer, inputs), len(self.layer.kernel_size) + 1)
+            rows = self._drawn(windows(self.layer, inputs), len(self.layer.kernel_size) + 1)
         rows = rows.float()
         if self.layer.bias is not None:
             rows = functional.pad(rows, (0, 1), value=1.0)
@@ -235,7 +235,7 @@ class _Sum:
         return windows[torch.unravel_index(chosen.to(windows.device), grid)].flatten(1)
 
 
-def _windows(layer: Conv, inputs: Tensor) -> Tensor:
+def windows(layer: Conv, inputs: Tensor) -> Tensor:
     """Return a view of what each output reads: (n, *output size, channels, *kernel size)."""
     spatial = len(layer.kernel_size)
     if inputs.dim() == spatial + 1:  # a single sample

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .executor import ExecutorContract
     from .exporter import ExporterContract
     from .objective import ObjectiveContract
+    from .recovery import RecoveryContract
     from .searcher import SearcherContract
     from .space import SpaceContract
     from .store import StoreContract
@@ -25,6 +26,7 @@ __all__ = [
     "ExecutorContract",
     "ExporterContract",
     "ObjectiveContract",
+    "RecoveryContract",
     "SearcherContract",
     "SpaceContract",
     "StoreContract",
@@ -36,6 +38,7 @@ _HOMES = {
     "ExecutorContract": "executor",
     "ExporterContract": "exporter",
     "ObjectiveContract": "objective",
+    "RecoveryContract": "recovery",
     "SearcherContract": "searcher",
     "SpaceContract": "space",
     "StoreContract": "store",

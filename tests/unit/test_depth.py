@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from autoprune.criteria.l1 import L1
 from autoprune.errors import PolicyError
-from autoprune.evaluation.inference import fold
 from autoprune.evaluation.preparation import Preparation
 from autoprune.graph.network import NetworkGraph
 from autoprune.models.cifar_resnet import CifarResNet
 from autoprune.policy import Policy
 from autoprune.preflight import _lowest
+from autoprune.surgery.folding import fold
 from autoprune.surgery.plan import Plan
 from autoprune.surgery.proof import prove
 from autoprune.surgery.scores import score_groups

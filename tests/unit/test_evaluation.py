@@ -11,31 +11,18 @@ import torch
 from torch import nn
 
 from autoprune.contracts.executor import WorkItem
-from autoprune.data.dataset import Dataset
-from autoprune.data.digits import Digits
 from autoprune.errors import ModelError, NonFiniteError
 from autoprune.evaluation.evaluator import NetworkEvaluator
-from autoprune.evaluation.inference import cast, fold, predict
-from autoprune.evaluation.recovery import finetune, training_steps
+from autoprune.evaluation.inference import cast, predict
+from autoprune.evaluation.recovery import training_steps
 from autoprune.evaluation.repair import recalibrate
-from autoprune.job.spec import ModelSpec, RungSpec, SplitSpec
-from autoprune.models.catalog import build_model
+from autoprune.job.spec import RungSpec
 from autoprune.policy import Policy
 from autoprune.preflight import preflight
+from autoprune.surgery.folding import fold
 from autoprune.tracing.discovery import discover
 from autoprune.validation import validated
 from tests.networks import ALL, Residual, built
-
-CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def dataset() -> Dataset:
-    return Dataset.from_raw(Digits().load(), SplitSpec())
-
-
-def fresh() -> nn.Module:
-    return build_model(ModelSpec(name="digits_cnn"), 10, (1, 8, 8))
 
 
 def test_recalibration_is_the_average_over_batches() -> None:
@@ -84,67 +71,6 @@ def test_a_cast_copy_shares_batch_norms_only() -> None:
 def test_predictions_keep_the_order() -> None:
     network, example = built(Residual)
     torch.testing.assert_close(predict(network, [example[:1], example[1:]]), network(example))
-
-
-def test_finetuning_follows_its_seed_and_no_global_state(dataset: Dataset) -> None:
-    rung = RungSpec(finetune_steps=4, batch_size=32)
-    states = []
-    for seed, disturbance in ((1, 5), (1, 6), (2, 5)):
-        torch.manual_seed(disturbance)
-        before = torch.get_rng_state()
-        network = fresh()
-        finetune(network, dataset, rung, seed=seed, device=CPU)
-        assert torch.equal(torch.get_rng_state(), before)
-        assert not network.training
-        states.append(network.get_parameter("output.weight").clone())
-    assert torch.equal(states[0], states[1])
-    assert not torch.equal(states[0], states[2])
-
-
-def test_finetuning_learns_and_distillation_has_an_effect(dataset: Dataset) -> None:
-    images = [dataset.normalise(dataset.search.inputs)]
-
-    def error(network: nn.Module) -> float:
-        return float((predict(network, images).argmax(1) != dataset.search.labels).float().mean())
-
-    plain, taught = fresh(), fresh()
-    rung = RungSpec(finetune_steps=30, batch_size=64, learning_rate=0.05)
-    start = error(plain)
-    finetune(plain, dataset, rung, seed=0, device=CPU)
-    finetune(taught, dataset, rung, seed=0, device=CPU, teacher=plain)
-    assert error(plain) < 0.5 * start
-    weights = (x.get_parameter("output.weight") for x in (plain, taught))
-    assert not torch.equal(*weights)
-
-
-def test_a_diverging_loss_names_its_step(dataset: Dataset) -> None:
-    network = fresh()
-    network.get_parameter("output.weight").data.fill_(float("nan"))
-    rung = RungSpec(finetune_steps=3, batch_size=16)
-    with pytest.raises(NonFiniteError, match="step 0"):
-        finetune(network, dataset, rung, seed=0, device=CPU)
-
-
-@pytest.mark.parametrize("teaches", [False, True])
-def test_an_exploding_learning_rate_names_its_step(dataset: Dataset, teaches: bool) -> None:
-    rung = RungSpec(finetune_steps=8, batch_size=16, learning_rate=1e30)
-    teacher = fresh() if teaches else None
-    with pytest.raises(NonFiniteError, match=r"the loss is (nan|inf) at fine-tuning step [1-7]"):
-        finetune(fresh(), dataset, rung, seed=0, device=CPU, teacher=teacher)
-
-
-def test_a_teacher_is_left_alone_and_pulls_towards_its_own_answers(dataset: Dataset) -> None:
-    teacher = fresh()
-    teacher.get_parameter("output.bias").data[3] = 30.0  # says 3, whatever it sees
-    before = {name: each.clone() for name, each in teacher.state_dict().items()}
-    plain, taught = fresh(), fresh()
-    rung = RungSpec(finetune_steps=8, batch_size=32, learning_rate=0.02)
-    finetune(plain, dataset, rung, seed=0, device=CPU)
-    finetune(taught, dataset, rung, seed=0, device=CPU, teacher=teacher)
-    images = [dataset.normalise(dataset.search.inputs)]
-    threes = [float((predict(x, images).argmax(1) == 3).float().mean()) for x in (plain, taught)]
-    assert threes[1] > threes[0] + 0.3
-    assert all(torch.equal(each, before[name]) for name, each in teacher.state_dict().items())
 
 
 def test_steps_of_a_rung() -> None:

@@ -120,7 +120,7 @@ def test_a_tampered_header_is_refused_in_words(
 def test_a_policy_that_does_not_fit_its_groups_is_refused(
     pruned: Candidate, tmp_path: Path
 ) -> None:
-    body = {**pruned.provenance, "groups": {"groups": [], "blocks": []}}
+    body = {**pruned.provenance, "groups": {"groups": [], "blocks": [], "layers": []}}
     state = {name: each.contiguous() for name, each in pruned.network.state_dict().items()}
     save_file(state, tmp_path / "bad.safetensors", metadata={"autoprune": json.dumps(body)})
     with pytest.raises(AutopruneError, match="does not exist"):

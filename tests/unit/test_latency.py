@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+import onnx
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,10 +16,12 @@ from autoprune.contracts.objective import Objective, Subject
 from autoprune.errors import InputError
 from autoprune.graph.cost import Costs
 from autoprune.objectives.latency import Latency
+from autoprune.policy import LayerDecision
 from autoprune.runtimes import onnx_runtime
 from autoprune.testing import ObjectiveContract
 from autoprune.trial import Measurement
 from tests.carving import Network
+from tests.quantised import every, quantised
 
 SMALL, LARGE = Costs(100, 10, 40), Costs(1000, 100, 400)
 
@@ -157,3 +160,41 @@ def test_the_preferred_multiple_is_that_of_the_backend_uncompiled(
     network = nn.Sequential(nn.Linear(16, 16), nn.ReLU())
     subject = Subject(SMALL, network=network, example=torch.randn(2, 16))
     assert Latency(backend=backend).preferred_multiple(subject) in (1, 2, 4)
+
+
+def quantised_subject(bits: LayerDecision) -> tuple[Subject, Subject]:
+    dense = convolutions(16, LARGE)
+    assert dense.network is not None
+    plain = nn.Sequential(*(x for x in dense.network if not isinstance(x, nn.BatchNorm2d)))
+    made = quantised(plain, torch.randn(4, 3, 32, 32), every(plain, bits))
+    return Subject(SMALL, network=made, example=dense.example), dense
+
+
+@pytest.mark.parametrize(
+    ("backend", "said"),
+    [
+        ("torch", "PyTorch runs quantised layers in float32"),
+        ("onnx", "0, 2: 4-bit kernels run as 8-bit whole numbers"),
+        ("torchao", "torchao has no whole numbers for Conv2d: it runs in float32"),
+    ],
+)
+def test_what_runs_otherwise_stands_in_the_note(backend: Any, said: str) -> None:
+    subject, dense = quantised_subject(LayerDecision(4, 8))
+    latency = Latency(backend=backend, precision=0.3, seconds=0.1)
+    assert said in latency.measure(beside(subject, dense, 1.0)).note
+    assert said in latency.measure(subject).note
+
+
+def test_whole_numbers_are_what_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[bytes] = []
+
+    class Noted(onnx_runtime.OnnxRunner):
+        def __init__(self, model: bytes, *rest: Any) -> None:
+            loaded.append(model)
+            super().__init__(model, *rest)
+
+    monkeypatch.setattr(onnx_runtime, "OnnxRunner", Noted)
+    subject, _ = quantised_subject(LayerDecision(8, 8))
+    found = Latency(backend="onnx", precision=0.3, seconds=0.1).measure(subject)
+    assert "QuantizeLinear" in str(onnx.load_from_string(loaded[-1]))
+    assert found.value > 0

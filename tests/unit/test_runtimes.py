@@ -124,7 +124,9 @@ def test_what_cannot_run_is_refused_with_what_can(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(InputError, match=r"needs onnxruntime; pip install 'autoprune\[onnx\]'"):
         create("onnx").check("cpu")
     monkeypatch.setitem(sys.modules, "openvino", None)
-    with pytest.raises(InputError, match=r"needs openvino; pip install 'autoprune\[openvino\]'"):
+    with pytest.raises(
+        InputError, match=r"needs openvino, onnxruntime; pip install 'autoprune\[openvino\]'"
+    ):
         create("openvino").check("cpu")
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(InputError, match=r"'g\+\+' is not installed"):
@@ -260,7 +262,10 @@ class Stairs(Runtime):
 
     def check(self, device: str) -> None: ...
 
-    def build(self, network: nn.Module, example: Tensor) -> Runner:
+    def remarks(self, network: nn.Module) -> list[str]:
+        return []
+
+    def build(self, network: nn.Module, example: Tensor, samples: Tensor | None = None) -> Runner:
         assert isinstance(network, nn.Linear)
         blocks = [-(-x // self.step) for x in (network.in_features, network.out_features)]
         return Timed(self.clock, lambda _, __: 1e-6 * self.step**2 * blocks[0] * blocks[1])

@@ -1,0 +1,56 @@
+"""Judging a quantised network as its target runs it: whole numbers instead of rounded floats."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import nn
+
+from autoprune.contracts.objective import Subject
+from autoprune.errors import ExportError
+from autoprune.evaluation.judge import Judge
+from autoprune.evaluation.workbench import Workbench
+from autoprune.runtimes.catalog import create
+from autoprune.runtimes.runtime import Runner, Runtime
+from autoprune.trial import Deployment, Measurement
+
+_BATCH = 50
+
+
+class Deployer:
+    """Converts networks for the target of a job, and judges their outputs."""
+
+    def __init__(self, bench: Workbench, judge: Judge) -> None:
+        self.bench = bench
+        self.judge = judge
+        self.target: str = bench.job.quantization.target
+        self.runtime: Runtime = create(self.target, threads=1)
+
+    def judged(
+        self, network: nn.Module, subject: Subject
+    ) -> tuple[dict[str, Measurement], Deployment]:
+        """Return what the outputs of the deployed network tell, over the report split.
+
+        `subject` is the same network in PyTorch. One that the target cannot be given is not
+        measured, and the deployment says why.
+        """
+        remarks = tuple(self.runtime.remarks(network))
+        try:
+            runner = self._runner(network)
+        except ExportError as error:
+            note = f"not deployed on {self.target}: {error}"
+            return {}, Deployment(self.target, notes=(note, *remarks))
+        inputs = self.bench.dataset.normalise(self.bench.dataset.report.inputs)
+        with runner:
+            logits = runner.logits(inputs).to(self.bench.device)
+        assert subject.predictions is not None
+        predictions = replace(subject.predictions, logits=logits)
+        measured = self.judge.of_predictions(replace(subject, predictions=predictions))
+        size = len(runner.artifact or b"")
+        return measured, Deployment(self.target, tuple(measured), remarks, size)
+
+    def _runner(self, network: nn.Module) -> Runner:
+        count = self.bench.job.quantization.images
+        samples = self.bench.dataset.normalise(self.bench.dataset.train.inputs[:count])
+        example = self.bench.dataset.normalise(self.bench.dataset.report.inputs[:_BATCH])
+        return self.runtime.build(network, example, samples)

@@ -1,0 +1,75 @@
+"""Files of tensors that are found by what they belong to, and are whole or passed over.
+
+file = KeyedFile(files, key_of({"policy": policy.sha256, "seed": 3}))
+file.write({"weight": weight}, {"step": 40})
+file.read()                                    # equal, or None
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from autoprune.artifacts import remove_artifact, write_whole
+
+_ABOUT = "about"
+
+
+def key_of(what: Mapping[str, Any]) -> str:
+    """Return a hash of JSON values."""
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return a hash of every name, shape, type and value."""
+    found = hashlib.sha256()
+    for name, each in sorted(tensors.items()):
+        found.update(f"{name}:{tuple(each.shape)}:{each.dtype};".encode())
+        found.update(each.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+class KeyedFile:
+    """A safetensors file in `directory`, named by `key`; there whole or not at all."""
+
+    def __init__(self, directory: Path, key: str) -> None:
+        self.directory = directory
+        self.key = key
+
+    @property
+    def name(self) -> str:
+        """Name of the file."""
+        return f"{self.key}.safetensors"
+
+    def write(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+        """Write tensors and JSON values about them, in place of what was there."""
+        # Copies: the format refuses tensors that share memory, as tied weights do.
+        copies = {name: each.detach().cpu().clone().contiguous() for name, each in tensors.items()}
+        words = {"key": self.key, "sha256": digest(copies), "about": dict(about)}
+        write_whole(self.directory / self.name, save(copies, {_ABOUT: json.dumps(words)}))
+
+    def read(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Return what was written; None where nothing is, or it is damaged, or of another key."""
+        try:
+            content = (self.directory / self.name).read_bytes()
+            # The format begins with the length of its header in eight bytes, then the header.
+            header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+            words = json.loads(header["__metadata__"][_ABOUT])
+            tensors = load(content)
+            if words["key"] != self.key or words["sha256"] != digest(tensors):
+                return None
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+            return None
+        return tensors, words["about"]
+
+    def remove(self) -> None:
+        """Remove the file; one that is gone already is no error."""
+        remove_artifact(self.directory, self.name)

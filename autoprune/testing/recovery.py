@@ -1,0 +1,163 @@
+"""Suite for recoveries: inherit, and say how yours is made.
+
+class TestMine(RecoveryContract):
+    def make(self):
+        return Mine()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from autoprune.contracts.recovery import Batch, Checkpoint, Recovery, Training
+from autoprune.errors import NonFiniteError
+
+STEPS = 12
+_SAMPLES, _BATCH = 48, 16
+
+
+class Killed(Exception):
+    """A process ended from outside."""
+
+
+class MemoryCheckpoint(Checkpoint):
+    """Keeps copies; due after every step, and deadly after `lives` of them."""
+
+    def __init__(self, lives: int | None = None) -> None:
+        self.lives = lives
+        self.content: tuple[dict[str, Tensor], dict[str, Any]] | None = None
+
+    @property
+    def is_due(self) -> bool:
+        return True
+
+    def read(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        return self.content
+
+    def write(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+        # As from a file: copies, laid out row by row.
+        copies = {name: each.detach().clone().contiguous() for name, each in tensors.items()}
+        self.content = copies, dict(about)
+        if self.lives is not None:
+            self.lives -= 1
+            if self.lives == 0:
+                raise Killed
+
+
+class RecoveryContract:
+    """What every recovery promises, on a small network with batch norm and dropout."""
+
+    def make(self) -> Recovery:
+        """Return the recovery under test."""
+        raise NotImplementedError
+
+    def network(self) -> nn.Module:
+        """Return the network to train, the same every time."""
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)
+            network = nn.Sequential(
+                nn.Conv2d(3, 6, 3, padding=1),
+                nn.BatchNorm2d(6),
+                nn.ReLU(),
+                nn.Dropout(0.2),
+                nn.Flatten(),
+                nn.Linear(6 * 64, 3),
+            )
+        for each in network.parameters():
+            if each.dim() == 4:
+                each.data = each.data.contiguous(memory_format=torch.channels_last)
+        return network.requires_grad_(False).eval()
+
+    def training(self, network: nn.Module, **more: Any) -> Training:
+        """Return a training on images whose class is their brightest channel."""
+        images = torch.randn(_SAMPLES, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+        images = images.contiguous(memory_format=torch.channels_last)
+        labels = images.mean((2, 3)).argmax(1)
+
+        def batch(step: int) -> Batch:
+            rows = (torch.arange(_BATCH) + _BATCH * step) % _SAMPLES
+            return Batch(images[rows], labels[rows], rows)
+
+        options: dict[str, Any] = {
+            "steps": STEPS,
+            "seed": 3,
+            "learning_rate": 0.02,
+            "batch": batch,
+            "loss": lambda one: cross_entropy(network(one.inputs).float(), one.labels),
+            "checkpoint": MemoryCheckpoint(),
+            "dense": self.network,
+        }
+        return Training(network, **options | more)
+
+    def trained(self, **more: Any) -> dict[str, Tensor]:
+        """Train the network and return its state."""
+        network = self.network()
+        self.make().recover(self.training(network, **more))
+        return {name: each.clone() for name, each in network.state_dict().items()}
+
+    def test_the_loss_falls(self) -> None:
+        network = self.network()
+        training = self.training(network, steps=10 * STEPS)
+
+        def loss() -> float:
+            with torch.no_grad():
+                return float(sum(training.loss(training.batch(step)) for step in range(3)))
+
+        before = loss()
+        self.make().recover(training)
+        assert loss() < 0.8 * before
+
+    def test_the_network_is_left_in_eval_mode_without_gradients(self) -> None:
+        network = self.network()
+        self.make().recover(self.training(network))
+        assert not any(each.training for each in network.modules())
+        assert not any(each.requires_grad for each in network.parameters())
+
+    def test_the_seed_decides(self) -> None:
+        first, again, other = (self.trained(seed=seed) for seed in (3, 3, 4))
+        assert _equal(first, again)
+        assert not _equal(first, other)
+
+    def test_no_global_random_state_is_read_or_changed(self) -> None:
+        states = []
+        with torch.random.fork_rng(devices=[]):
+            for disturbance in (5, 6):
+                torch.default_generator.manual_seed(disturbance)
+                before = torch.get_rng_state()
+                states.append(self.trained())
+                assert torch.equal(torch.get_rng_state(), before)
+        assert _equal(*states)
+
+    @pytest.mark.parametrize("deaths", [(1,), (5,), (STEPS - 1,), (2, 4, 1)])
+    def test_killed_and_continued_is_uninterrupted(self, deaths: tuple[int, ...]) -> None:
+        checkpoint = MemoryCheckpoint()
+        for lives in deaths:
+            checkpoint.lives = lives
+            with pytest.raises(Killed):
+                self.trained(checkpoint=checkpoint)
+        checkpoint.lives = None
+        assert _equal(self.trained(checkpoint=checkpoint), self.trained())
+
+    def test_a_loss_that_is_no_number_names_its_step(self) -> None:
+        network = self.network()
+        training = self.training(network)
+        losses = iter(range(STEPS))
+
+        def loss(batch: Batch) -> Tensor:
+            return training.loss(batch) * (float("nan") if next(losses) == 4 else 1.0)
+
+        with pytest.raises(NonFiniteError, match="step 4"):
+            self.make().recover(self.training(network, loss=loss))
+
+
+def _equal(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
+    """Say whether two states are equal, bit for bit."""
+    return first.keys() == second.keys() and all(
+        torch.equal(each, second[name]) for name, each in first.items()
+    )
