@@ -56,8 +56,12 @@ def candidate_of(run: Run, trial: Trial) -> Candidate:
     for parameter in network.parameters():
         parameter.data = parameter.data.contiguous()
     inputs = bench.dataset.normalise(bench.dataset.report.inputs[:_EXAMPLES])
+    count = run.job.quantization.images
     return Candidate(
-        network, inputs.contiguous(), _provenance(run, trial, bench.dataset.input_shape)
+        network,
+        inputs.contiguous(),
+        _provenance(run, trial, bench.dataset.input_shape),
+        bench.dataset.normalise(bench.dataset.train.inputs[:count]),
     )
 
 

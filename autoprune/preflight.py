@@ -24,11 +24,13 @@ from autoprune.evaluation.workbench import fingerprint, to_layout
 from autoprune.fidelity import policy_at
 from autoprune.graph.cost import Costs
 from autoprune.graph.group import GroupTable
+from autoprune.graph.network import NetworkGraph
 from autoprune.job.spec import Job, PluginSpec
 from autoprune.metrics import metrics_of
 from autoprune.objectives.latency import Latency
 from autoprune.policy import Policy
 from autoprune.reachability import Reach, reaches
+from autoprune.rebuild import shrunk
 from autoprune.runtimes.catalog import create
 from autoprune.space import Choice, Float, SearchSpace, Value
 from autoprune.surgery.examination import examine
@@ -41,7 +43,10 @@ _PROOF_SAMPLES = 2
 
 @dataclass(frozen=True)
 class Preflight:
-    """What is known before a search: the preparation, the space, and what it can reach."""
+    """What is known before a search: the preparation, the space, and what it can reach.
+
+    `target_remarks` say what of the fewest bits the target of a deployment runs otherwise.
+    """
 
     job: Job
     preparation: Preparation
@@ -49,6 +54,7 @@ class Preflight:
     dense: Costs
     lowest: Costs
     reaches: tuple[Reach, ...]
+    target_remarks: tuple[str, ...] = ()
 
 
 def preflight(job: Job) -> Preflight:
@@ -80,20 +86,29 @@ def preflight(job: Job) -> Preflight:
     check_teacher(job, dataset, model)
     space = space_of(job, preparation)
     dense, lowest = graph.costs.costs(Policy()), _lowest(space, preparation)
-    _check_target(job, graph.groups, lowest)
+    remarks = _target_remarks(job, graph, lowest, model)
     spec = evaluator_spec(job, preparation)
     ends = reaches(job, graph.costs, lowest, lambda: spec.build(material=packed(dataset, model)))
-    return Preflight(job, preparation, space, dense, graph.costs.costs(lowest), ends)
+    return Preflight(job, preparation, space, dense, graph.costs.costs(lowest), ends, remarks)
 
 
-def _check_target(job: Job, groups: GroupTable, lowest: Policy) -> None:
-    """Raise `InputError` where networks are quantised and what is to run them is missing."""
-    rungs = range(len(job.rungs))
-    if any(policy_at(job, groups, lowest, rung).is_quantised for rung in rungs):
-        try:
-            create(job.quantization.target).check("cpu")
-        except InputError as error:
-            raise InputError(f"quantization.target: {error}") from error
+def _target_remarks(
+    job: Job, graph: NetworkGraph, lowest: Policy, model: torch.nn.Module
+) -> tuple[str, ...]:
+    """Return what of the fewest bits the job's target runs otherwise; nothing without bits.
+
+    Raises `InputError` where networks are quantised and what is to run them is missing.
+    """
+    policies = [policy_at(job, graph.groups, lowest, rung) for rung in range(len(job.rungs))]
+    quantised = [policy for policy in policies if policy.is_quantised]
+    if not quantised:
+        return ()
+    target = create(job.quantization.target)
+    try:
+        target.check("cpu")
+    except InputError as error:
+        raise InputError(f"quantization.target: {error}") from error
+    return tuple(target.remarks(shrunk(model, graph.groups, quantised[-1], graph.foldable)))
 
 
 def criteria_of(job: Job) -> tuple[str, ...]:
@@ -176,10 +191,6 @@ def inspection(found: Preflight, seconds: float) -> dict[str, Any]:
         "dense": {"macs": found.dense.macs, "params": found.dense.params},
         "lowest": {"macs": found.lowest.macs, "params": found.lowest.params},
         "groups": groups,
-        "layers": [
-            {"name": each.name, "reads": each.reads, "reason": each.reason}
-            for each in found.preparation.graph.groups.layers
-        ],
         "constraints": [
             {"text": each.constraint.text, "reachable": each.is_reachable} for each in found.reaches
         ],

@@ -218,7 +218,7 @@ class Run:
             "rung": trial.rung,
             "objectives": objectives,
             "policy": trial.policy.to_json(),
-            "deployment": deployment.to_json() if deployment else None,
+            **({"deployment": deployment.to_json()} if deployment else {}),
         }
 
     def _holds(self, text: str, trial: Trial) -> bool:

@@ -227,7 +227,7 @@ def export(
     else:
         typer.echo(
             f"trial {chosen.number} → {written.path} ({written.size_bytes:,} bytes; outputs "
-            f"agree within {written.max_error:.1e})"
+            f"agree within {written.max_error:.1e}{' ' * bool(written.unit)}{written.unit})"
         )
 
 

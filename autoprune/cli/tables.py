@@ -174,9 +174,11 @@ def print_inspection(body: Mapping[str, Any], found: Preflight) -> None:
     blocks = [each.name for each in found.preparation.graph.groups.droppable]
     if blocks:
         _console.print(f"blocks that may be left out (space.depth): {', '.join(blocks)}")
-    for layer in body["layers"]:
-        if layer["reason"]:
-            _console.print(f"layer {layer['name']} stays at 32 bits: {layer['reason']}")
+    for layer in found.preparation.graph.groups.layers:
+        if layer.reason:
+            _console.print(f"layer {layer.name} stays at 32 bits: {layer.reason}")
+    for remark in found.target_remarks:
+        _console.print(f"{found.job.quantization.target}: {remark}")
     if found.job.space.options.get("round_to") == "auto":
         _console.print(f"space.round_to: auto is {found.preparation.multiple} on this device")
     words = {True: "can be met", False: "CANNOT be met", None: "only a search tells"}

@@ -27,21 +27,26 @@ class Candidate:
     """A network ready to leave: in eval mode, fp32, on the CPU.
 
     `example` is a batch of real, normalised inputs; `provenance` is JSON: job, trial,
-    policy and its hash, objectives with values, versions.
+    policy and its hash, objectives with values, versions. `samples` are training inputs that
+    tell ranges of values, the example where there are none.
     """
 
     network: nn.Module
     example: Tensor
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    samples: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """A written and verified file; `max_error` is its exporter's `difference` of outputs."""
+    """A written and verified file; `max_error` is its exporter's `difference` of outputs, in
+    `unit` where that is not the outputs' own.
+    """
 
     path: Path
     size_bytes: int
     max_error: float
+    unit: str = ""
 
 
 class Exporter(ABC):
@@ -90,4 +95,4 @@ class Exporter(ABC):
             part.rename(path)
         finally:
             part.unlink(missing_ok=True)
-        return Exported(path, path.stat().st_size, max_error)
+        return Exported(path, path.stat().st_size, max_error, self.unit)

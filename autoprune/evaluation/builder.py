@@ -6,6 +6,7 @@ carve → reconstruct or generate → factorise → recover → recalibrate → 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,10 +19,9 @@ from autoprune.evaluation.generation import load_net
 from autoprune.evaluation.pruning_net import PruningNet
 from autoprune.evaluation.recovery import Recoveries, training_steps
 from autoprune.evaluation.repair import recalibrate
-from autoprune.evaluation.weights import load_weights
-from autoprune.evaluation.workbench import Workbench
+from autoprune.evaluation.workbench import Workbench, kept_network
 from autoprune.job.spec import RungSpec
-from autoprune.policy import Policy, Repair
+from autoprune.policy import LayerDecision, Policy, Repair
 from autoprune.quantization.form import Steps
 from autoprune.quantization.quantise import quantise
 from autoprune.quantization.training import folded_steps, quantisation_aware
@@ -123,15 +123,24 @@ class Builder:
         """Return a network that was built before, with the weights that are kept in a file."""
         if self.files is None:
             raise RunError("kept weights need a directory: give the evaluator `files`")
-        graph = self.bench.preparation.graph
-        network = shrunk(self.bench.model, graph.groups, policy, graph.foldable)
-        load_weights(network, self.files, weights)
-        return network.eval()
+        return kept_network(self.bench, self.files, policy, weights)
 
     def form(self, policy: Policy) -> nn.Module:
         """Return a network of a policy's shapes and bits, for what does not depend on weights."""
-        graph = self.bench.preparation.graph
-        return shrunk(self.bench.model, graph.groups, policy, graph.foldable).eval()
+        ranks = {name: LayerDecision(rank=each.rank) for name, each in policy.layers.items()}
+        groups = self.bench.preparation.graph.groups
+        network = shrunk(self.bench.model, groups, replace(policy, layers=ranks)).eval()
+        if policy.is_quantised:
+            network = fold(network, self._pairs(policy)).eval()
+            quantise(
+                network,
+                expanded(policy.layers),
+                [self.bench.example],
+                observer="min_max",
+                weight_observer="min_max",
+                rounding="nearest",
+            )
+        return network
 
     def _mend(self, network: nn.Module, policy: Policy, rung: RungSpec, clock: Clock) -> None:
         """Give a carved network better weights than those that were left, without training."""

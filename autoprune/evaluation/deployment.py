@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 from torch import nn
@@ -53,4 +54,5 @@ class Deployer:
         count = self.bench.job.quantization.images
         samples = self.bench.dataset.normalise(self.bench.dataset.train.inputs[:count])
         example = self.bench.dataset.normalise(self.bench.dataset.report.inputs[:_BATCH])
-        return self.runtime.build(network, example, samples)
+        # Targets run on the CPU, wherever the job does.
+        return self.runtime.build(copy.deepcopy(network).cpu(), example, samples)

@@ -17,11 +17,9 @@ from autoprune.errors import InputError, ModelError, RunError, suggestion
 from autoprune.evaluation.distillation import Distillation, Known
 from autoprune.evaluation.inference import BATCH, cast
 from autoprune.evaluation.keyed_file import KeyedFile, digest, key_of
-from autoprune.evaluation.weights import load_weights
-from autoprune.evaluation.workbench import Workbench, fingerprint, to_layout
+from autoprune.evaluation.workbench import Workbench, fingerprint, kept_network, to_layout
 from autoprune.job.spec import DistillSpec, Job, ModelSpec
 from autoprune.models.catalog import build_model
-from autoprune.rebuild import shrunk
 
 
 class Teachers:
@@ -76,9 +74,7 @@ class Teachers:
         """Rebuild a network that was trained before; raises `RunError` if its file is gone."""
         if self.files is None:
             raise RunError("a teacher of the front needs a directory: give the evaluator `files`")
-        graph = self.bench.preparation.graph
-        network = shrunk(self.bench.model, graph.groups, teacher.policy, graph.foldable)
-        load_weights(network, self.files, teacher.weights)
+        network = kept_network(self.bench, self.files, teacher.policy, teacher.weights)
         kept = self.bench.plan.kept_entries(teacher.policy)
         return Known(to_layout(network, self.bench.device), kept)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 from collections.abc import Mapping
 from contextlib import suppress
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from autoprune.data.dataset import Part
 from autoprune.errors import ModelError
 from autoprune.evaluation.inference import BATCH, best_device, channels_last
+from autoprune.evaluation.keyed_file import digest
 from autoprune.evaluation.material import (
     Material,
     dataset_of,
@@ -24,7 +24,10 @@ from autoprune.evaluation.material import (
     model_of,
 )
 from autoprune.evaluation.preparation import Preparation
+from autoprune.evaluation.weights import load_weights
 from autoprune.job.spec import Job
+from autoprune.policy import Policy
+from autoprune.rebuild import shrunk
 from autoprune.surgery.plan import Plan
 from autoprune.surgery.reconstruct import Moments
 
@@ -88,6 +91,17 @@ class Workbench:
         return part
 
 
+def kept_network(bench: Workbench, files: Path, policy: Policy, weights: str) -> nn.Module:
+    """Return a network that was built before, with the weights that are kept in a file.
+
+    Raises `RunError` if the file is gone or altered.
+    """
+    graph = bench.preparation.graph
+    network = shrunk(bench.model, graph.groups, policy, graph.foldable)
+    load_weights(network, files, weights)
+    return network.eval()
+
+
 def processor_name() -> str:
     """Return the name of this machine's processor, as its system tells it."""
     with suppress(OSError):
@@ -104,8 +118,4 @@ def to_layout(model: nn.Module, device: torch.device) -> nn.Module:
 
 def fingerprint(model: nn.Module) -> str:
     """Return a hash of every name, shape and value of the model's state."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype};".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
+    return digest(model.state_dict())

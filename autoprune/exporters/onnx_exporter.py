@@ -20,7 +20,14 @@ class Onnx(Exporter):
     tolerance: ClassVar[float] = 1e-4
 
     def write(self, candidate: Candidate, path: Path) -> None:
-        """Write one self-contained file; raises `ExportError` without the `onnx` extra."""
+        """Write one self-contained file.
+
+        Raises `ExportError` without the `onnx` extra, and for a quantised network.
+        """
+        from autoprune.quantization.form import quantised_layers
+
+        if quantised_layers(candidate.network):
+            raise ExportError("this network is quantised; use --to onnx_int8")
         try:
             import onnx
             import onnxscript  # noqa: F401  needed by the conversion, asked for here by name

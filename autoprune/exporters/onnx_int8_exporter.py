@@ -31,7 +31,7 @@ class OnnxInt8(Exporter):
     def write(self, candidate: Candidate, path: Path) -> None:
         """Write one self-contained file with dynamic batch, provenance in its metadata.
 
-        The candidate's example tells ranges between layers. Raises `ExportError` without the
+        The candidate's samples tell ranges between layers. Raises `ExportError` without the
         `onnx` extra, and for a candidate that is not quantised.
         """
         from autoprune.quantization.form import quantised_layers
@@ -55,10 +55,11 @@ class OnnxInt8(Exporter):
         from autoprune.runtimes.single_precision import in_single_precision
 
         network, example = candidate.network, candidate.example
+        samples = example if candidate.samples is None else candidate.samples
         program = exported(in_single_precision(network), example, any_batch=True)
         program.optimize()
         single = program.model_proto.SerializeToString()
-        model = onnx.load_from_string(in_whole_numbers(single, network, example))
+        model = onnx.load_from_string(in_whole_numbers(single, network, samples))
         entry = model.metadata_props.add()
         entry.key, entry.value = "autoprune", json.dumps(candidate.provenance, sort_keys=True)
         onnx.save_model(model, str(path))

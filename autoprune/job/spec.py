@@ -127,6 +127,12 @@ class DistillSpec(_Section):
 
 
 def _distill(value: object) -> object:
+    teacher = value.get("teacher") if isinstance(value, Mapping) else None
+    if isinstance(teacher, str) and teacher not in ("dense", "front"):
+        raise ValueError(
+            f"teacher must be 'dense', 'front', or a model of its own as in "
+            f"{{name: cifar_resnet56, checkpoint: …}}; given: {teacher!r}"
+        )
     if value is True:
         return DistillSpec()
     return None if value is False else value

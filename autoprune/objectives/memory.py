@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+IN_FLOATS = "of the rounded network in float32; whole numbers take less"
+
+
 class Memory(Objective):
     """Peak bytes alive during one forward pass: weights and buffers, and activations.
 
@@ -38,6 +41,7 @@ class Memory(Objective):
         import torch
 
         from autoprune.objectives._memory_storages import Storages, bytes_of
+        from autoprune.quantization.form import quantised_layers
 
         assert subject.network is not None
         assert subject.example is not None
@@ -56,6 +60,7 @@ class Memory(Objective):
         parts = {"weights": weights, "activations": activations}
         return Measurement(
             float(weights + activations),
+            note=IN_FLOATS if quantised_layers(network) else "",
             parts={name: Measurement(float(each)) for name, each in parts.items()},
         )
 

@@ -37,7 +37,12 @@ WHOLE_NUMBERS = 8
 
 def kernels_of(layer: nn.Module) -> dict[str, nn.Parameter]:
     """Return the kernels of a layer by their names within it: its parameters but biases."""
-    return {name: each for name, each in layer.named_parameters(recurse=False) if each.dim() > 1}
+    return {
+        name: each
+        for name, each in layer.named_parameters(recurse=False)
+        # Attention has biases of three dimensions.
+        if each.dim() > 1 and not name.startswith("bias")
+    }
 
 
 def step_name(kernel: str) -> str:

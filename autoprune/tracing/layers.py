@@ -23,7 +23,8 @@ def find_layers(trace: Trace, families: Families) -> Iterator[Layer]:
     kernels: dict[str, list[str]] = {}
     for name in sorted(trace.tensors, key=lambda name: trace.order.get(name, len(trace.order))):
         owner, _, kernel = name.rpartition(".")
-        if isinstance(trace.tensors[name], nn.Parameter) and trace.tensors[name].dim() > 1:
+        is_kernel = trace.tensors[name].dim() > 1 and not kernel.startswith("bias")
+        if isinstance(trace.tensors[name], nn.Parameter) and is_kernel:
             kernels.setdefault(owner, []).append(kernel)
     owners = Counter(
         id(each) for module in trace.model.modules() for each in module.parameters(recurse=False)
@@ -52,14 +53,12 @@ def is_plain(layer: nn.Module) -> bool:
 
 def _reason(module: nn.Module) -> str | None:
     """Return why the kernels of a module cannot be quantised."""
-    if parametrize.is_parametrized(module) or not any(
-        isinstance(each, nn.Parameter) for each in module.parameters(recurse=False)
-    ):
+    if isinstance(module, parametrize.ParametrizationList) or parametrize.is_parametrized(module):
         return "its kernel is made from other parameters"
     if is_plain(module) or isinstance(module, _COMPOSED):
         return None
     return (
-        f"a {type(module).__name__} is not among the layers that can be: linear layers, "
+        f"{type(module).__name__} is none of the layers that can be: linear layers, "
         "convolutions, recurrent layers and attention of torch.nn"
     )
 

@@ -28,8 +28,8 @@ from autoprune.objectives.energy import Energy, _per_sample
 from autoprune.testing import ObjectiveContract
 from autoprune.trial import Measurement
 
-SMALL = Costs(macs=100, params=10, size_bytes=40, activation_bytes=80)
-LARGE = Costs(macs=1000, params=100, size_bytes=400, activation_bytes=800)
+SMALL = Costs(100, params=10, size_bytes=40, activation_bytes=80, bitops=100 * 32 * 32)
+LARGE = Costs(1000, params=100, size_bytes=400, activation_bytes=800, bitops=1000 * 32 * 32)
 
 
 def convolution(width: int, costs: Costs = SMALL) -> Subject:
@@ -51,7 +51,7 @@ class TestEnergy(ObjectiveContract):
 
 
 def test_the_model_by_hand() -> None:
-    costs = Costs(macs=10**9, params=10**6, size_bytes=4 * 10**6, activation_bytes=2 * 10**6)
+    costs = Costs(10**9, 10**6, 4 * 10**6, 2 * 10**6, bitops=10**9 * 32 * 32)
     subject = Subject(costs, network=nn.Identity(), example=torch.zeros(1, 1))
     measured = Energy(source="model").measure(subject)
     # 4.6 pJ per operation; 162.5 pJ per byte, 4 MB of weights, 2 MB written and read.
@@ -62,6 +62,10 @@ def test_the_model_by_hand() -> None:
     assert measured.note.startswith("estimated: ")
     # Four samples share the weights that a pass reads.
     assert Energy(source="model", batch=4).measure(subject).value == pytest.approx(5.4125)
+    # Bits of 8 by 8 take a sixteenth of what operations on 32 by 32 take.
+    eight = replace(subject, costs=replace(costs, bitops=10**9 * 8 * 8))
+    found = Energy(source="model").measure(eight).parts["macs_mj"].value
+    assert found == pytest.approx(4.6 / 16)
 
 
 # -- energy: RAPL ------------------------------------------------------------------------------

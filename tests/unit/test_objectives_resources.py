@@ -15,10 +15,12 @@ from autoprune.contracts.objective import Objective, Subject
 from autoprune.graph.cost import Costs
 from autoprune.objectives.bitops import Bitops
 from autoprune.objectives.memory import Memory
+from autoprune.policy import LayerDecision
+from autoprune.quantization.form import attach
 from autoprune.testing import ObjectiveContract
 
-SMALL = Costs(macs=100, params=10, size_bytes=40, activation_bytes=80)
-LARGE = Costs(macs=1000, params=100, size_bytes=400, activation_bytes=800)
+SMALL = Costs(100, params=10, size_bytes=40, activation_bytes=80, bitops=100 * 32 * 32)
+LARGE = Costs(1000, params=100, size_bytes=400, activation_bytes=800, bitops=1000 * 32 * 32)
 
 
 class TestBitops(ObjectiveContract):
@@ -131,6 +133,15 @@ class Held(nn.Module):
 
 def test_weights_and_buffers_count_once_and_other_tensors_as_activations() -> None:
     assert memory(Held()) == (256 + 32, 1024 + 32)
+
+
+def test_memory_of_rounded_floats_says_that_it_is() -> None:
+    network = nn.Sequential(nn.Linear(4, 4))
+    attach(network, {"0": LayerDecision(8, 8)})
+    assert (
+        "float32"
+        in Memory().measure(Subject(SMALL, network=network, example=torch.ones(1, 4))).note
+    )
 
 
 @settings(deadline=None, max_examples=50)

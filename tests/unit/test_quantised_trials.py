@@ -235,3 +235,18 @@ def test_networks_of_the_front_teach_smaller_ones(
     assert taught.artifacts == (weights,)
     losses = [evaluator.evaluate(each).value("loss") for each in (small, taught)]
     assert losses[0] != losses[1]
+
+
+def test_forms_have_the_shapes_and_bits_of_their_networks(digits_job: dict[str, Any]) -> None:
+    found = prepared(digits_job)
+    evaluator = evaluator_of(found)
+    for policy in (lowest_rank(found), with_bits(found, LayerDecision(4, 8), ratio=0.5)):
+        built = evaluator.network(WorkItem(1, policy), torch.float32)
+        form = evaluator.builder.form(policy)
+        shapes = [
+            {name: each.shape for name, each in x.state_dict().items()} for x in (built, form)
+        ]
+        assert shapes[0] == shapes[1]
+        for layer in quantised_layers(form).values():  # as runtimes need it
+            whole = layer.weight.flatten(1) / layer.weight_step[:, None]
+            assert torch.allclose(whole, whole.round(), atol=1e-3)
