@@ -11,6 +11,8 @@ from autoprune.space import Choice, Float, Integer, SearchSpace, Value, Values
 # 60 trials a hypervolume of 0.714 instead of 0.590 with 30 groups, 0.728 instead of 0.713
 # with 12, and the same with 6. Widths from 0.5 to 1 differ little.
 _SPREAD = 0.5
+# Where one kind of parameters is tried alone.
+_LEVELS = (0.4, 0.6, 0.2)
 
 
 class Genome:
@@ -77,12 +79,27 @@ class Genome:
     def design(self, count: int, rng: np.random.Generator) -> np.ndarray:
         """Return points to begin a search with, shape (count, parameters), at least two.
 
-        The lowest and the highest corner, then a Latin hypercube bent around the diagonal:
-        each point has a level of its own, one for every kind, from which its ordered columns
-        stray. Of a plain hypercube over many groups nearly all points cost the same, as sums
-        of many independent terms do, and the ends of the front are never seen.
+        Where there are several kinds, each alone at a few levels; the lowest and the highest
+        corner; then a Latin hypercube bent around the diagonal: each point has a level of its
+        own, one for every kind, from which its ordered columns stray. Of a plain hypercube over
+        many groups nearly all points cost the same, as sums of many independent terms do, and
+        the ends of the front are never seen.
         """
         kinds = int(self.kinds.max(initial=0)) + 1
+        alone = self._alone(kinds)[: max(0, count - 2) // 2]
+        return np.vstack([alone, self._bent(count - len(alone), kinds, rng)])
+
+    def _alone(self, kinds: int) -> np.ndarray:
+        """Return points at which one kind is lowered everywhere, all others at their highest."""
+        levels = [
+            [level if kind == each else 1.0 for each in range(kinds)]
+            for level in _LEVELS
+            for kind in range(kinds if kinds > 1 else 0)
+        ]
+        points = np.array([self.diagonal(*each) for each in levels])
+        return points.reshape(-1, len(self.low))
+
+    def _bent(self, count: int, kinds: int, rng: np.random.Generator) -> np.ndarray:
         strata = np.tile(np.arange(count - 2)[:, None], (1, len(self.low) + kinds))
         points = (rng.permuted(strata, axis=0) + rng.random(strata.shape)) / max(1, count - 2)
         levels, offsets = points[:, :kinds][:, self.kinds], points[:, kinds:] - 0.5

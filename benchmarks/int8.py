@@ -2,7 +2,8 @@
 
 python -m benchmarks.int8           # ResNet-20 and ResNet-56 with ONNX Runtime and OpenVINO
 
-Networks and images are those of AUTOPRUNE_RESNET20, AUTOPRUNE_RESNET56 and AUTOPRUNE_CIFAR10.
+Networks and images are those of AUTOPRUNE_RESNET20, AUTOPRUNE_RESNET56 and AUTOPRUNE_CIFAR10,
+else those beside the checkout.
 Half of the inner channels of every block is removed by L1: once with widths that are multiples
 of 8, once with one channel less than half, since what a search draws is seldom a multiple of
 anything. Statistics are gathered anew and nothing is trained, so accuracy tells only what whole
@@ -39,6 +40,7 @@ from autoprune.surgery.examination import examine
 from autoprune.surgery.folding import fold
 from autoprune.surgery.plan import Plan
 from autoprune.surgery.scores import score_groups
+from benchmarks.recorded import CHECKPOINTS, DATA
 
 _BATCH = 50
 _WIDTHS = {"dense": None, "half": 1, "half, multiples of 8": 8}
@@ -55,7 +57,8 @@ class Images:
 
 def images(count: int) -> Images:
     """Return 500 training images and so many test images, normalised."""
-    raw = Cifar10(path=os.environ["AUTOPRUNE_CIFAR10"]).load()
+    path = os.environ.get("AUTOPRUNE_CIFAR10", str(DATA / "cifar10.npz"))
+    raw = Cifar10(path=path).load()
     dataset = Dataset.from_raw(raw, SplitSpec(search=5000, report=5000))
     part = dataset.report
     test = dataset.normalise(part.inputs[:count])
@@ -64,7 +67,9 @@ def images(count: int) -> Images:
 
 def networks(depth: int, given: Images) -> dict[str, tuple[nn.Module, nn.Module]]:
     """Return every network as floats and in 8 bits, folded."""
-    spec = ModelSpec(name=f"cifar_resnet{depth}", checkpoint=os.environ[f"AUTOPRUNE_RESNET{depth}"])
+    name = f"resnet{depth}"
+    weights = os.environ.get(f"AUTOPRUNE_RESNET{depth}", str(DATA / CHECKPOINTS[name]))
+    spec = ModelSpec(name=f"cifar_{name}", checkpoint=weights)
     dense = to_layout(build_model(spec, 10, (3, 32, 32)), torch.device("cpu"))
     graph = examine(dense, given.train[:2]).graph
     plan = Plan(dense, graph.groups, {"l1": score_groups(dense, graph.groups, L1())})

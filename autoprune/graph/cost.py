@@ -17,7 +17,7 @@ from autoprune.graph.cost_row import CostRow
 from autoprune.graph.extent import Extent
 from autoprune.graph.group import GroupTable
 from autoprune.graph.layer import Layer
-from autoprune.graph.layer_cost import LayerRows, padded
+from autoprune.graph.layer_cost import FULL, UNTOUCHED, LayerRows, padded
 from autoprune.policy import Policy
 
 
@@ -68,7 +68,7 @@ class CostTable:
         )
         self._constant = np.array([row.constant for row in self.rows], dtype=np.float64)
         self._in_block = np.array(
-            [[block.holds(row.module) for row in self.rows] for block in groups.blocks], dtype=bool
+            [[block.holds(row.module) for row in self.rows] for block in groups.blocks], dtype=float
         ).reshape(len(groups.blocks), len(self.rows))
         self._layers = LayerRows(self.rows, groups.layers, places)
         self._per_element = np.array(
@@ -98,20 +98,28 @@ class CostTable:
 
     def of_states(self, states: np.ndarray) -> np.ndarray:
         """Return the costs of many states (n, width), shape (n, 5), columns as in `COLUMNS`."""
-        totals: np.ndarray = self._by_row(np.asarray(states, dtype=np.float64)).sum(axis=1)
-        return totals
+        elements, lengths, decisions = self._elements(np.asarray(states, dtype=np.float64))
+        if (decisions == UNTOUCHED).all():
+            totals = elements @ self._per_element
+            return np.column_stack([totals, totals[:, 0] * FULL**2])
+        elements, size, operations = self._layers.costs(elements, lengths, decisions)
+        totals = elements @ self._per_element
+        totals[:, 2] = size.sum(axis=1)
+        return np.column_stack([totals, operations.sum(axis=1)])
 
-    def _by_row(self, states: np.ndarray) -> np.ndarray:
-        """Return the costs of every row, shape (n, rows, 5), of states (n, width)."""
+    def _elements(self, states: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return what states (n, width) say: elements of every row (n, rows) while layers stay
+        one, lengths of every extent (n, extents + 1), and decisions about layers (n, 3, layers).
+        """
         groups, blocks, layers = (
             len(each) for each in (self.groups.groups, self.groups.blocks, self.groups.layers)
         )
         kept, dropped, bits = np.split(states, [groups, groups + blocks], axis=1)
         lengths = self._lengths(kept)
         elements = self._constant * lengths[:, self._row_extents].prod(axis=-1)
-        elements *= (dropped @ self._in_block.astype(np.float64)) < 0.5
-        decisions = bits.reshape(len(states), 3, layers)
-        return self._layers.costs(elements, self._per_element, lengths, decisions)
+        if blocks:
+            elements *= (dropped @ self._in_block) < 0.5
+        return elements, lengths, bits.reshape(len(states), 3, layers)
 
     def _lengths(self, kept: np.ndarray) -> np.ndarray:
         """Return the length of every extent, and a one, shape (n, extents + 1)."""
@@ -129,7 +137,10 @@ class CostTable:
     def by_module(self, policy: Policy) -> dict[str, Costs]:
         """Return the cost of every module that has any, in the order of the forward pass."""
         totals: dict[str, np.ndarray] = {}
-        for row, each in zip(self.rows, self._by_row(self.state(policy)[None])[0], strict=True):
+        elements, size, operations = self._layers.costs(*self._elements(self.state(policy)[None]))
+        costs = np.column_stack([elements[0][:, None] * self._per_element, operations[0]])
+        costs[:, 2] = size[0]
+        for row, each in zip(self.rows, costs, strict=True):
             totals[row.module] = totals.get(row.module, 0.0) + each
         return {name: _costs(total) for name, total in totals.items()}
 

@@ -10,8 +10,9 @@ from autoprune.graph.cost_row import CostRow
 from autoprune.graph.extent import Extent
 from autoprune.graph.layer import Layer
 
-_FULL = 32
-_UNTOUCHED = np.array([_FULL, _FULL, 0.0])
+FULL = 32
+UNTOUCHED = np.array([[FULL], [FULL], [0.0]])
+"""Weight bits, activation bits and rank of a layer that stays as it is, shape (3, 1)."""
 # A scale of every output channel; a scale and a zero point of what is read. Four bytes each.
 _SCALE_BYTES, _INPUT_BYTES = 4, 8
 
@@ -26,75 +27,66 @@ class LayerRows:
         places: Mapping[Extent, int],
     ) -> None:
         index = {layer.name: number for number, layer in enumerate(layers)}
-        # The column of a row without a layer is one past the last: it stays as it is.
-        self._layer = np.array([index.get(row.module, len(layers)) for row in rows], dtype=np.int64)
-        owned = self._layer < len(layers)
-        self._is_kernel = owned & np.array([row.params > 0 and row.macs > 0 for row in rows], bool)
-        self._is_output = owned & np.array([row.written_bytes > 0 for row in rows], bool)
+        places_of = {
+            kind: [place for place, row in enumerate(rows) if row.module in index and is_kind(row)]
+            for kind, is_kind in (("kernel", _is_kernel), ("output", _is_output))
+        }
+        self._kernels = np.array(places_of["kernel"], dtype=np.int64)
+        self._written = np.array(places_of["output"], dtype=np.int64)
+        of_row = [index.get(row.module, -1) for row in rows]
+        self._kernel_layer = np.array(of_row, dtype=np.int64)[self._kernels]
+        self._written_layer = np.array(of_row, dtype=np.int64)[self._written]
+        self._macs = np.array([row.macs for row in rows], dtype=np.float64)
+        self._item_bytes = np.array([row.item_bytes for row in rows], dtype=np.float64)
         self._outputs = padded([[places[x] for x in each.outputs] for each in layers], -1)
-        self._counted = np.array(
-            [
-                [place < len(each.outputs) for place in range(self._outputs.shape[1])]
-                for each in layers
-            ],
-            dtype=np.float64,
-        ).reshape(self._outputs.shape)
+        self._counted = self._outputs >= 0
         # The one past the last extent is one.
         self._inputs = np.array(
             [-1 if each.inputs is None else places[each.inputs] for each in layers], dtype=np.int64
         )
-        kernels = np.bincount(self._layer[self._is_kernel], minlength=len(layers) + 1)
-        self._kernels = np.maximum(1, kernels)
+        # Scales are those of a layer, and a part of each of its kernels.
+        self._share = 1.0 / np.maximum(1, np.bincount(self._kernel_layer, minlength=len(layers)))
 
     def costs(
-        self,
-        elements: np.ndarray,
-        per_element: np.ndarray,
-        lengths: np.ndarray,
-        decisions: np.ndarray,
-    ) -> np.ndarray:
-        """Return the costs of every row, shape (n, rows, 5).
+        self, elements: np.ndarray, lengths: np.ndarray, decisions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return elements, bytes and bit operations of every row, shape (n, rows) each.
 
         `elements` (n, rows) are those of layers that stay one, `lengths` (n, extents + 1) those
         of extents, `decisions` (n, 3, layers) weight bits, activation bits and ranks.
         """
-        if (decisions == _UNTOUCHED[:, None]).all():
-            macs = elements * per_element[:, 0]
-            return np.concatenate(
-                [elements[..., None] * per_element, (macs * _FULL**2)[..., None]], axis=-1
-            )
-        weight_bits, activation_bits, rank = np.moveaxis(decisions, 1, 0)
+        weight_bits, reads, rank = np.moveaxis(decisions, 1, 0)
         # As in `Layer.in_use`.
-        activation_bits = np.where(
-            (activation_bits <= 8) & (weight_bits > 8), weight_bits, activation_bits
-        )
+        reads = np.where((reads <= 8) & (weight_bits > 8), weight_bits, reads)
         outputs = (lengths[:, self._outputs] * self._counted).sum(axis=-1)
         inputs = lengths[:, self._inputs]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            is_product = (rank > 0) & (rank * (outputs + inputs) < outputs * inputs)
-            smaller = np.where(is_product, rank * (outputs + inputs) / (outputs * inputs), 1.0)
-            written = np.where(is_product, 1.0 + rank / outputs, 1.0)
-        elements = elements * np.where(self._is_kernel, self._of_rows(smaller, 1.0), 1.0)
-        elements *= np.where(self._is_output, self._of_rows(written, 1.0), 1.0)
-        costs = np.empty((*elements.shape, 5))
-        costs[..., :4] = elements[..., None] * per_element
-        wide = np.where(self._is_kernel, self._of_rows(weight_bits, _FULL), _FULL)
-        read = np.where(self._is_kernel, self._of_rows(activation_bits, _FULL), _FULL)
-        costs[..., 4] = costs[..., 0] * wide * read
-        scales = _SCALE_BYTES * (outputs + np.where(is_product, rank, 0.0)) * (weight_bits <= 8)
-        scales += _INPUT_BYTES * (1.0 + is_product) * (activation_bits <= 8)
-        scales = self._of_rows(scales / self._kernels[:-1], 0.0) * self._is_kernel
-        bits = np.minimum(8 * per_element[:, 2], wide)
-        costs[..., 2] = np.where(
-            self._is_kernel, np.ceil(elements * bits / 8) + scales * (elements > 0), costs[..., 2]
-        )
-        return costs
+        whole, product = outputs * inputs, rank * (outputs + inputs)
+        is_product = (rank > 0) & (product < whole)
+        rank = np.where(is_product, rank, 0.0)
+        smaller = np.divide(product, whole, out=np.ones_like(whole), where=is_product)
+        wider = 1.0 + np.divide(rank, outputs, out=np.zeros_like(whole), where=is_product)
+        elements = elements.copy()
+        elements[:, self._kernels] *= smaller[:, self._kernel_layer]
+        elements[:, self._written] *= wider[:, self._written_layer]
+        scales = _SCALE_BYTES * (outputs + rank) * (weight_bits <= 8)
+        scales = (scales + _INPUT_BYTES * (1.0 + is_product) * (reads <= 8)) * self._share
+        own = elements[:, self._kernels]
+        wide = np.minimum(8 * self._item_bytes[self._kernels], weight_bits[:, self._kernel_layer])
+        size = elements * self._item_bytes
+        size[:, self._kernels] = np.ceil(own * wide / 8)
+        size[:, self._kernels] += scales[:, self._kernel_layer] * (own > 0)
+        operations = elements * (self._macs * FULL**2)
+        pairs = (weight_bits * reads)[:, self._kernel_layer]
+        operations[:, self._kernels] = own * self._macs[self._kernels] * pairs
+        return elements, size, operations
 
-    def _of_rows(self, values: np.ndarray, other: float) -> np.ndarray:
-        """Return the values of every row's layer, shape (n, rows), of values (n, layers)."""
-        filled = np.concatenate([values, np.full((len(values), 1), other)], axis=1)
-        taken: np.ndarray = filled[:, self._layer]
-        return taken
+
+def _is_kernel(row: CostRow) -> bool:
+    return row.params > 0 and row.macs > 0
+
+
+def _is_output(row: CostRow) -> bool:
+    return row.written_bytes > 0
 
 
 def padded(lists: list[list[int]], filler: int) -> np.ndarray:

@@ -13,7 +13,7 @@ import autoprune
 from autoprune.contracts.executor import WorkItem
 from autoprune.evaluation.evaluator import NetworkEvaluator
 from autoprune.handover import export_trial
-from autoprune.policy import Policy
+from autoprune.policy import LayerDecision, Policy, Recipe
 from autoprune.preflight import preflight
 from autoprune.report.summary import summarise
 from autoprune.run import shown
@@ -74,3 +74,24 @@ def test_the_example_beats_uniform_on_the_report_split_and_exports(tmp_path: Pat
         (logits,) = session.run(None, {"input": inputs})
         wrong += int(np.sum(logits.argmax(1) != part.labels[start : start + 500].numpy()))
     assert wrong / len(part) == pytest.approx(shown(knee).value("error"), abs=0.002)
+
+
+def test_fewer_bits_are_as_accurate_as_elsewhere() -> None:
+    """Kernels alone, rounded to the nearest, without training: the first 1,000 test images."""
+    job = load_job(ROOT / "examples" / "cifar10_mixed.yaml", [*SETTINGS, "objectives=[error]"])
+    found = preflight(job)
+    evaluator = NetworkEvaluator(job=job.to_json(), preparation=found.preparation.to_json())
+    bench, layers = evaluator.bench, found.preparation.graph.groups.layers
+    with np.load(DATA / "cifar10.npz") as file:
+        images, labels = file["x_test"][:1000], file["y_test"][:1000].astype(np.int64).flatten()
+    inputs = bench.dataset.normalise(torch.from_numpy(images).permute(0, 3, 1, 2))
+    right = {}
+    for bits in (32, 8, 6, 5, 4, 3, 2):
+        decisions = {each.name: LayerDecision(bits) for each in layers}
+        policy = Policy(recipe=Recipe(rounding="nearest"), layers=decisions)
+        canonical = found.preparation.graph.groups.canonical(policy)
+        network = evaluator.network(WorkItem(1, canonical), torch.float32)
+        with torch.inference_mode():
+            classes = torch.cat([network(x).argmax(1) for x in inputs.split(250)]).numpy()
+        right[bits] = int((classes == labels).sum())
+    assert right == {32: 915, 8: 914, 6: 917, 5: 916, 4: 904, 3: 730, 2: 95}

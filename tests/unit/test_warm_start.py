@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from autoprune.controller.warm_start import carried_over
 from autoprune.errors import InputError
-from autoprune.policy import Policy
-from autoprune.testing.problem import small_problem
+from autoprune.policy import LayerDecision, Policy
+from autoprune.testing.problem import mixed_problem, small_problem
 
 
 def test_the_same_groups_keep_the_same_share() -> None:
@@ -43,3 +45,22 @@ def test_nothing_to_start_from_is_an_error() -> None:
     problem = small_problem()
     with pytest.raises(InputError, match="no front"):
         carried_over([], problem.groups, problem)
+
+
+def test_bits_are_carried_over_where_the_space_knows_them() -> None:
+    problem = mixed_problem()
+    layers = {"conv1": LayerDecision(2, 8), "conv4": LayerDecision(8, 8)}
+    policy = replace(Policy.from_keep_ratios({"conv2": 0.5}), layers=layers)
+    assert carried_over([policy], problem.groups, problem) == [problem.groups.canonical(policy)]
+    # A space without bits takes the units alone.
+    plain = small_problem()
+    (found,) = carried_over([policy], problem.groups, plain)
+    assert found == plain.groups.canonical(Policy.from_keep_ratios({"conv2": 0.5}))
+
+
+def test_another_network_has_the_bits_of_the_same_depth() -> None:
+    source, problem = small_problem((10,)), mixed_problem()
+    # Two layers there, five here.
+    layers = {"conv1": LayerDecision(4, 8), "conv2": LayerDecision(8, 8)}
+    (found,) = carried_over([Policy(layers=layers)], source.groups, problem)
+    assert [found.layer(f"conv{index}").weight_bits for index in range(1, 6)] == [4, 4, 8, 8, 8]
