@@ -153,7 +153,9 @@ def _options_model(plugin: type[Any]) -> type[BaseModel]:
 def _option_rule(kind: str, message: str, name: str, options: type[BaseModel]) -> str:
     if kind == "extra_forbidden":
         return f"unknown option; {suggestion(name, options.model_fields)}"
-    return "this option is required" if kind == "missing" else message.lower()
+    if kind == "missing":
+        return "this option is required"
+    return message.lower().replace("a valid tuple", "a list")
 
 
 def _only_plugin(module: Any, contract: type[Any]) -> type[Any] | None:

@@ -56,13 +56,21 @@ def validated(raw: Mapping[str, Any], source: str = "job") -> Job:
     try:
         job = Job.model_validate(raw)
     except ValidationError as error:
-        problems += [_violation(each) for each in error.errors()]
+        problems += [_violation(each) for each in error.errors() if not _follows(each, error)]
     problems += _plugin_problems(raw)
     if job is not None:
         problems += _meaning_problems(job)
     if problems or job is None:
         raise JobError(problems, source)
     return job
+
+
+def _follows(one: Any, errors: ValidationError) -> bool:
+    """Say whether a list is only too short because an entry of it is wrong."""
+    place, depth = one["loc"], len(one["loc"])
+    return one["type"] == "too_short" and any(
+        len(each["loc"]) > depth and each["loc"][:depth] == place for each in errors.errors()
+    )
 
 
 def _violation(error: Any) -> Violation:
@@ -75,7 +83,7 @@ def _violation(error: Any) -> Violation:
         return Violation(path, error["input"], f"unknown key; {suggestion(key, allowed)}")
     if error["type"] == "missing":
         return Violation(path, None, "this key is required")
-    message = error["msg"].removeprefix("Value error, ")
+    message = error["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list")
     return Violation(path, error["input"], message[0].lower() + message[1:])
 
 
