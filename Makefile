@@ -39,6 +39,9 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.carve
 	$(BIN)/python -m benchmarks.repair
 	$(BIN)/python -m benchmarks.latency
+	$(BIN)/python -m benchmarks.quantization
+	$(BIN)/python -m benchmarks.recovery
+	$(BIN)/python -m benchmarks.int8
 
 $(STAMP): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed; set PYTHON=/path/to/python" >&2; exit 1; }

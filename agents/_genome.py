@@ -103,6 +103,8 @@ class Genome:
         strata = np.tile(np.arange(count - 2)[:, None], (1, len(self.low) + kinds))
         points = (rng.permuted(strata, axis=0) + rng.random(strata.shape)) / max(1, count - 2)
         levels, offsets = points[:, :kinds][:, self.kinds], points[:, kinds:] - 0.5
+        if kinds > 1:  # what is even in every kind is better than most, so some are nearly so
+            offsets *= rng.permutation(len(points))[:, None] / max(1, len(points) - 1)
         bent = np.clip(levels + _SPREAD * offsets, 0.0, np.nextafter(1.0, 0.0))
         inner = self.from_unit(np.where(self.ordered, bent, points[:, kinds:]))
         return np.vstack([self.diagonal(0.0), self.diagonal(1.0), inner])

@@ -21,18 +21,20 @@ _MOST = 48
 class Levels:
     """What every ordered parameter keeps, level by level, while all others are at their highest.
 
-    Rows are the ordered parameters; `top` is the index of each one's highest level. Arrays
+    Rows are the ordered parameters, of the kinds numbered in `kinds`; `top` is the index of each
+    one's highest level. Arrays
     over levels, shape (rows, levels), repeat the highest level of a row that has fewer.
     `lost` is the share of the units of its groups that a level gives up, `gone` the share of
     their scores, and `edge` the score of the least unit that it keeps, in multiples of the
-    mean of its group. Where a level gives up bits or ranks of layers instead, `gone` is the
-    noise that this adds as a share of the signal, `lost` its root, and `edge` what it saves of
-    the noise of the level below per share of the layers' bytes.
+    mean of its group. Where a level gives up bits or ranks of layers instead, `lost` is the
+    power of the noise that this adds as a share of the signal's, `gone` its square, and `edge`
+    what it saves of that of the level below per share of the layers' bytes.
     """
 
     def __init__(self, problem: SearchProblem, genome: Genome) -> None:
         self._whole = genome.diagonal(1.0)
         self.columns = np.flatnonzero(genome.ordered)
+        self.kinds = genome.kinds[self.columns]
         rows = [_Row(problem, genome, int(column)) for column in self.columns]
         self.top = np.array([len(row.values) - 1 for row in rows])
         # Two at least, so that a single level has a price too, which is never paid.
@@ -119,27 +121,29 @@ class _Row:
             self._of_layers(problem, [policies[index] for index in order])
 
     def _of_layers(self, problem: SearchProblem, policies: list[Policy]) -> None:
-        """Take what rounding loses of a signal for scores: the power of its noise."""
-        touched = {name for policy in policies for name in policy.layers}
-        layers = [each for each in problem.groups.layers if each.name in touched]
+        """Take what rounding loses of a signal for scores."""
+        layers = [
+            each
+            for each in problem.groups.layers
+            if len({policy.layer(each.name) for policy in policies}) > 1
+        ]
         if not layers:
             return
         whole = problem.groups.units(Policy())
-        self.gone = np.array(
-            [
-                np.mean([_noise(x, policy.layer(x.name), whole) for x in layers])
-                for policy in policies
-            ]
-        )
-        self.lost = np.sqrt(self.gone)
-        kept = np.array(
-            [problem.costs.costs(policy).size_bytes for policy in policies], dtype=float
-        )
-        # What a step up saves of the noise, per share of the layers' bytes that it costs.
-        steps = np.maximum(np.diff(kept) / max(kept[-1], 1.0), 1e-12)
-        own = sum(problem.costs.by_module(Policy())[x.name].size_bytes for x in layers)
-        steps *= kept[-1] / own
-        self.edge = np.concatenate([[0.0], -np.diff(self.gone) / steps])
+        noise = [
+            [_noise(each, policy.layer(each.name), whole) for each in layers] for policy in policies
+        ]
+        self.lost = np.mean(noise, axis=1)
+        # Networks have margins: errors go with the square of the noise's power. Kernels of 2, 3
+        # and 4 bits, rounded to the nearest, cost a ResNet-20 82, 18.5 and 1.1 points.
+        self.gone = self.lost**2
+        # What a level loses less than the one below it, per share of the layers' bytes that it
+        # costs more.
+        own = problem.costs.by_module(Policy())
+        total = sum(own[each.name].size_bytes for each in layers)
+        kept = [problem.costs.costs(policy).size_bytes / total for policy in policies]
+        gained = -np.diff(self.gone) / np.maximum(np.diff(kept), 1e-12)
+        self.edge = np.concatenate([[0.0], gained])
 
 
 def _noise(layer: Layer, decision: LayerDecision, whole: Mapping[str, int]) -> float:

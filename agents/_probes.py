@@ -34,9 +34,11 @@ class Probes:
         """Return the vector of the next probe without a result; None where it is not time.
 
         After the first round only every other call gives a probe, so that what is known
-        already is put to use meanwhile.
+        already is put to use meanwhile; where there are several kinds, from the start: what is
+        common to a kind tells more than a probe of one of many rows.
         """
-        if self.planned >= len(self._rows) and rng.random() < 0.5:
+        is_mixed = len(np.unique(self._levels.kinds)) > 1
+        if (is_mixed or self.planned >= len(self._rows)) and rng.random() < 0.5:
             return None
         while self.planned < len(self._plan):
             row, level = self._plan[self.planned]
@@ -60,7 +62,7 @@ class Probes:
 
         Monotone regression through the effects of a row; between them the `power`-th root is
         interpolated over the share of units lost. Rows that have none follow the mean of the
-        others.
+        others of their kind, or of all.
         """
         is_known = ~np.isnan(self.found).all(axis=1)
         steepness = np.full(len(self.found), 1.0 / len(self.found))
@@ -69,6 +71,9 @@ class Probes:
             curves[row] = self._curve(int(row), power)
         if is_known.any():
             steepness[:] = curves[is_known, 0].mean()
+        for kind in np.unique(self._levels.kinds[is_known]):
+            own = self._levels.kinds == kind
+            steepness[own] = curves[own & is_known, 0].mean()
         rest = ~is_known
         curves[rest] = steepness[rest, None] * self._levels.lost[rest] ** power
         return curves

@@ -28,6 +28,8 @@ _RUINED = 0.95
 _NOISE = 0.05
 # How many trials the expectation that all groups are equally sensitive is worth.
 _PRIOR = 0.3
+# The same of all kinds of parameters, as a share of what the results weigh.
+_KIND_PRIOR = 1e-3
 # Growth of the number of results after which the weights are fitted again.
 _GROWTH = 1.1
 
@@ -144,14 +146,29 @@ class Knapsack(Prober):
         """Weigh the groups by all results so far."""
         self._fitted = self._told
         rows = len(self._weights)
-        total = float(self._moments.sum())
-        mean = max(1e-6, float(self._products.sum()) / total) if total > 0.0 else 1.0
+        mean = self._expected()
         prior = max(_PRIOR * float(self._moments.trace()) / rows / self._told, 1e-9)
         root = np.linalg.cholesky(self._moments + prior * np.eye(rows))
         right = np.linalg.solve(root, self._products + prior * mean)
         weights, _ = nnls(root.T, right, maxiter=100 * rows)
         # A group that seems to count nothing would be emptied for the least gain.
         self._weights = np.maximum(weights, 1e-3 * mean)
+
+    def _expected(self) -> np.ndarray:
+        """Return the weights, shape (rows,), if all groups of a kind were equally sensitive."""
+        total = float(self._moments.sum())
+        overall = max(1e-6, float(self._products.sum()) / total) if total > 0.0 else 1.0
+        kinds, place = np.unique(self._levels.kinds, return_inverse=True)
+        if len(kinds) == 1:
+            return np.full(len(place), overall)
+        members = (place == np.arange(len(kinds))[:, None]).astype(np.float64)
+        moments = members @ self._moments @ members.T
+        # Kinds of which nothing is known yet are as sensitive as all together.
+        ridge = max(_KIND_PRIOR * float(moments.trace()), 1e-12)
+        root = np.linalg.cholesky(moments + ridge * np.eye(len(kinds)))
+        right = np.linalg.solve(root, members @ self._products + ridge * overall)
+        found, _ = nnls(root.T, right)
+        return np.asarray(np.maximum(found, 1e-3 * overall)[place])
 
     def _study(self, vector: np.ndarray, cost: float, rise: float) -> None:
         picks = self._levels.picks(vector)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -68,6 +70,17 @@ def test_costs_of_vectors_are_those_of_their_policies() -> None:
             assert share == pytest.approx(getattr(costs[0], name) / getattr(costs[1], name))
 
 
+def test_levels_count_the_layers_that_they_change_alone() -> None:
+    """Where 32 bits are none of the choices, all other layers have few bits as well."""
+    problem = mixed_problem()
+    spec = PluginSpec(name="mixed", options={"bits": [2, 8]})
+    problem = replace(problem, space=plugins.create("space", spec, problem.groups))
+    levels = Levels(problem, Genome(problem.space))
+    names = [x.name for x in problem.space.parameters]
+    expected = [1 / 4 + 4.0**-8, 4.0**-7 + 4.0**-8]
+    assert levels.lost[names.index("conv2:bits"), :2] == pytest.approx(expected)
+
+
 def test_levels_of_bits_lose_the_power_of_their_noise() -> None:
     genome = Genome(PROBLEM.space)
     levels = Levels(PROBLEM, genome)
@@ -76,12 +89,12 @@ def test_levels_of_bits_lose_the_power_of_their_noise() -> None:
     )
     # 2, 4, 8 and 32 bits; what is read has 8 until the kernels have 32.
     expected = [1 / 4 + 4.0**-8, 1 / 64 + 4.0**-8, 4.0**-7 + 4.0**-8, 4.0**-31 + 4.0**-32]
-    assert levels.gone[row, :4] == pytest.approx(expected)
-    assert levels.lost[row, :4] == pytest.approx(np.sqrt(expected))
+    assert levels.lost[row, :4] == pytest.approx(expected)
+    assert levels.gone[row, :4] == pytest.approx(np.square(expected))
     # The more bits there are, the less a further one is worth.
     assert (np.diff(levels.edge[row, 1:4]) < 0).all()
     kept = Policy(layers={"conv2": LayerDecision(8, 8)}), Policy()
     sizes = [PROBLEM.costs.by_module(each)["conv2"].size_bytes for each in kept]
     assert levels.edge[row, 3] == pytest.approx(
-        (expected[2] - expected[3]) / ((sizes[1] - sizes[0]) / sizes[1])
+        (expected[2] ** 2 - expected[3] ** 2) / ((sizes[1] - sizes[0]) / sizes[1])
     )
