@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from autoprune.space import Choice, Float, Integer, SearchSpace, Value, Values
@@ -12,7 +14,7 @@ from autoprune.space import Choice, Float, Integer, SearchSpace, Value, Values
 # with 12, and the same with 6. Widths from 0.5 to 1 differ little.
 _SPREAD = 0.5
 # Where one kind of parameters is tried alone.
-_LEVELS = (0.4, 0.6, 0.2)
+_LEVELS = (0.2, 0.4, 0.6)
 
 
 class Genome:
@@ -20,7 +22,7 @@ class Genome:
 
     A whole number stands as itself and an option as its index, so `low` and `high` bound
     every column; `ordered` marks the columns where nearby numbers mean similar networks, and
-    `kinds` numbers what they decide about, from 0.
+    `kinds` numbers what they decide about, from 0 to `kind_count` - 1.
     """
 
     def __init__(self, space: SearchSpace) -> None:
@@ -35,6 +37,7 @@ class Genome:
         names = [each.kind if isinstance(each, Integer) else "" for each in space.parameters]
         known = {name: number for number, name in enumerate(sorted(set(names)))}
         self.kinds = np.array([known[name] for name in names])
+        self.kind_count = max(1, len(known))
         self._whole = np.array([not isinstance(each, Float) for each in space.parameters])
 
     def vector(self, values: Values) -> np.ndarray:
@@ -85,12 +88,22 @@ class Genome:
         many groups nearly all points cost the same, as sums of many independent terms do, and
         the ends of the front are never seen.
         """
-        kinds = int(self.kinds.max(initial=0)) + 1
-        alone = self._alone(kinds)[: max(0, count - 2) // 2]
-        return np.vstack([alone, self._bent(count - len(alone), kinds, rng)])
+        alone = self._alone()[: max(0, count - 2) // 2]
+        return np.vstack([alone, self._bent(count - len(alone), rng)])
 
-    def _alone(self, kinds: int) -> np.ndarray:
+    def even(self, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return points at which all columns of a kind have one level, and these levels.
+
+        They are all combinations of `steps`, levels in [0, 1]; shape (n, parameters) and
+        (n, kinds).
+        """
+        levels = np.array(list(itertools.product(steps, repeat=self.kind_count)))
+        points = np.array([self.diagonal(*each) for each in levels])
+        return points.reshape(-1, len(self.low)), levels
+
+    def _alone(self) -> np.ndarray:
         """Return points at which one kind is lowered everywhere, all others at their highest."""
+        kinds = self.kind_count
         levels = [
             [level if kind == each else 1.0 for each in range(kinds)]
             for level in _LEVELS
@@ -99,7 +112,8 @@ class Genome:
         points = np.array([self.diagonal(*each) for each in levels])
         return points.reshape(-1, len(self.low))
 
-    def _bent(self, count: int, kinds: int, rng: np.random.Generator) -> np.ndarray:
+    def _bent(self, count: int, rng: np.random.Generator) -> np.ndarray:
+        kinds = self.kind_count
         strata = np.tile(np.arange(count - 2)[:, None], (1, len(self.low) + kinds))
         points = (rng.permuted(strata, axis=0) + rng.random(strata.shape)) / max(1, count - 2)
         levels, offsets = points[:, :kinds][:, self.kinds], points[:, kinds:] - 0.5

@@ -16,19 +16,22 @@ from ._genome import Genome
 # More levels per parameter than so many are thinned out: finer steps change the cost of a
 # network by less than quality can be told apart.
 _MOST = 48
+# Scores of units that leave count with this power where bits are decided about as well, whose
+# damage is convex: a sum would empty whole groups before it takes a bit.
+_POWER = 1.5
 
 
 class Levels:
     """What every ordered parameter keeps, level by level, while all others are at their highest.
 
     Rows are the ordered parameters, of the kinds numbered in `kinds`; `top` is the index of each
-    one's highest level. Arrays
-    over levels, shape (rows, levels), repeat the highest level of a row that has fewer.
-    `lost` is the share of the units of its groups that a level gives up, `gone` the share of
-    their scores, and `edge` the score of the least unit that it keeps, in multiples of the
-    mean of its group. Where a level gives up bits or ranks of layers instead, `lost` is the
-    power of the noise that this adds as a share of the signal's, `gone` its square, and `edge`
-    what it saves of that of the level below per share of the layers' bytes.
+    one's highest level. Arrays over levels, shape (rows, levels), repeat the highest level of a
+    row that has fewer. `lost` is the share of the units of its groups that a level gives up,
+    `gone` the share of their scores (to a power, in spaces of several kinds), and `edge` the
+    score of the least unit that it keeps, in multiples of the mean of its group. Where a level
+    gives up bits or ranks of layers instead, `lost` is the power of the noise that this adds as
+    a share of the signal's, `gone` its square, and `edge` what it saves of that of the level
+    below per share of the layers' bytes.
     """
 
     def __init__(self, problem: SearchProblem, genome: Genome) -> None:
@@ -115,7 +118,8 @@ class _Row:
         units = max(1, sum(map(len, scores)))
         retained = sum((each.cumsum()[place] for each, place in places), none)
         self.lost = 1.0 - counts.sum(axis=1) / units if names else none
-        self.gone = np.maximum(0.0, 1.0 - retained / units) if names else none
+        power = 1.0 if genome.kind_count == 1 else _POWER
+        self.gone = np.maximum(0.0, 1.0 - retained / units) ** power if names else none
         self.edge = sum((each[place] for each, place in places), none) / max(1, len(names))
         if not names:
             self._of_layers(problem, [policies[index] for index in order])

@@ -13,6 +13,9 @@ from autoprune.policy import Policy
 from ._front import FrontFollower
 from ._levels import Levels
 
+# Share of the calls that give a probe, once other things are known as well.
+_SHARE, _SHARE_OF_MIXED = 0.5, 0.2
+
 
 class Probes:
     """What it does to lower one parameter alone, per row and level; NaN where it is unknown.
@@ -34,11 +37,12 @@ class Probes:
         """Return the vector of the next probe without a result; None where it is not time.
 
         After the first round only every other call gives a probe, so that what is known
-        already is put to use meanwhile; where there are several kinds, from the start: what is
-        common to a kind tells more than a probe of one of many rows.
+        already is put to use meanwhile; where there are several kinds every fifth, from the
+        start: what is common to a kind tells more than a probe of one of many rows.
         """
-        is_mixed = len(np.unique(self._levels.kinds)) > 1
-        if (is_mixed or self.planned >= len(self._rows)) and rng.random() < 0.5:
+        is_mixed = bool(np.ptp(self._levels.kinds))
+        share = _SHARE_OF_MIXED if is_mixed else _SHARE
+        if (is_mixed or self.planned >= len(self._rows)) and rng.random() >= share:
             return None
         while self.planned < len(self._plan):
             row, level = self._plan[self.planned]

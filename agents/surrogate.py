@@ -30,6 +30,8 @@ _KEPT = 300
 _GROWTH = 1.15
 _PART = 40
 _POPULATION = 100
+# About as many even points are among those that a search begins with.
+_EVEN = 50
 _GENERATIONS = 20
 # Standard deviation of a mutation, as a share of the parameter's range.
 _STEP = 0.15
@@ -72,6 +74,10 @@ class Surrogate(Proposer):
             if name in names
         }
         self._inputs = Inputs(problem, self._genome)
+        # Where there are several kinds, what is even in each is better than most.
+        kinds = self._genome.kind_count
+        steps = max(2, round(_EVEN ** (1.0 / kinds))) if kinds > 1 else 0
+        self._even = self._genome.even(np.linspace(0.0, 1.0, steps))[0]
         columns = self._inputs.of(self._genome.low[None]).shape[1]
         self._losses = {
             i: LossPredictor(columns, self._dense(goal), _worst(goal))
@@ -210,7 +216,7 @@ class Surrogate(Proposer):
         measured = np.isfinite(self._told).all(axis=1)
         front = self._vectors[measured][is_nondominated(self._told[measured])][:_POPULATION]
         fresh = self._genome.design(max(2, _POPULATION - len(front)), self._rng)
-        vectors = np.vstack([front, fresh])
+        vectors = np.vstack([front, fresh, self._even])
         losses, violations = self._means(vectors), self._excess(vectors)
         for generation in range(_GENERATIONS + 1):
             if generation:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -67,18 +66,15 @@ class Uniform(Searcher):
 def _sweep(problem: SearchProblem, points: int) -> list[Policy]:
     """Return at most `points` different policies in the order of asking."""
     genome = Genome(problem.space)
-    kinds = len(np.unique(genome.kinds))
-    steps = np.linspace(
-        1.0, 0.0, _STEPS + 1 if kinds == 1 else math.ceil(points ** (1 / kinds)) + 1
-    )
-    found: dict[str, tuple[Policy, int, tuple[float, ...]]] = {}
-    for levels in itertools.product(steps, repeat=kinds):
-        policy = problem.space.decode(genome.values(genome.diagonal(*levels)))
+    steps = _STEPS if genome.kind_count == 1 else math.ceil(points ** (1 / genome.kind_count))
+    found: dict[str, tuple[Policy, int, np.ndarray]] = {}
+    for vector, levels in zip(*genome.even(np.linspace(1.0, 0.0, steps + 1)), strict=True):
+        policy = problem.space.decode(genome.values(vector))
         canonical = problem.groups.canonical(policy)
         macs = problem.costs.costs(canonical).macs
         found.setdefault(canonical.sha256, (policy, macs, levels))
     policies = [policy for policy, _, _ in found.values()]
-    if kinds > 1:
+    if genome.kind_count > 1:
         places = np.array([levels for _, _, levels in found.values()])
         return [policies[index] for index in _farthest_first(places)[:points]]
     macs_of = np.array([macs for _, macs, _ in found.values()], dtype=np.float64)

@@ -22,6 +22,8 @@ _NOTHING: frozenset[str] = frozenset()
 
 BITS = (2, 3, 4, 5, 6, 7, 8, 16, 32)
 """Numbers of bits that a policy may ask for."""
+WHOLE_NUMBERS = 8
+"""The most bits that are whole numbers with a step."""
 Repair = Literal["none", "bn", "ridge", "both"]
 """What is mended without training: nothing, batch norm statistics, kernels, or both."""
 Quantize = Literal["int8", "int8_weights", "int4_weights"]
@@ -169,7 +171,7 @@ class Policy:
 
     def with_recipe_in_use(self) -> Policy:
         """Return the same policy, its recipe without what it never comes to."""
-        rounds = any(each.weight_bits <= 8 for each in self.layers.values())
+        rounds = any(each.weight_bits <= WHOLE_NUMBERS for each in self.layers.values())
         recipe = replace(
             self.recipe,
             repair=self.recipe.repair if self.removes or self.factorises else None,

@@ -3,10 +3,10 @@
     python -m benchmarks.joint                    # five seeds without training
     python -m benchmarks.joint --recovered 3      # and the best of three seeds, trained
     python -m benchmarks.joint --distillation 3   # what a teacher adds, at equal steps
+    python -m benchmarks.joint --repairs          # what each repair mends, without training
 
 Every method gets the same evaluations (error on 1,000 images of V; kernels reconstructed,
-batch norms taken anew on 250 training images, kernels of 2 to 8 bits rounded adaptively,
-8-bit activations) and the same searcher:
+kernels of 2 to 8 bits rounded adaptively, 8-bit activations) and the same searcher:
 
     joint       units and bits in one space
     one by one  units for half of the evaluations; then, of three networks of that front (those
@@ -39,7 +39,7 @@ from autoprune.contracts.objective import Subject
 from autoprune.contracts.searcher import Searcher
 from autoprune.job.spec import PluginSpec
 from autoprune.objectives.latency import Latency
-from autoprune.policy import Policy
+from autoprune.policy import LayerDecision, Policy, Recipe
 from autoprune.space import SearchSpace
 from autoprune.trial import Evaluation, Trial, TrialState
 from benchmarks.recorded import ROOT, RecordedNetwork
@@ -49,8 +49,7 @@ SHARES = {"1/8": 1 / 8, "1/12": 1 / 12}
 WANTED = (3 / 4, 1 / 2, 1 / 3)
 TRAINED = {
     "finetune_steps": 200,
-    "repair": "both",
-    "repair_images": 1000,
+    "repair": "ridge",
     "recovery": {"name": "finetune", "mixed_precision": True},
 }
 _network: RecordedNetwork | None = None
@@ -60,7 +59,7 @@ Found = dict[Policy, Evaluation]
 
 def network(table: Path) -> RecordedNetwork:
     """Return ResNet-20 on the mixed space, without training and with."""
-    rung = {"repair": "both", "repair_images": 250, "images": 1000, "rounding": "adaptive"}
+    rung = {"repair": "ridge", "images": 1000, "rounding": "adaptive"}
     trained = {**TRAINED, "images": 1000, "distill": {"cached": True}}
     more = {
         "objectives": ["error", "size_bytes"],
@@ -220,12 +219,26 @@ def _quartiles(values: Sequence[float], name: str) -> str:
     return f"{form.format(middle)} ({form.format(low)} to {form.format(high)})"
 
 
+def even(of: RecordedNetwork, keep_ratio: float, bits: int, **recipe: Any) -> Policy:
+    """Return the policy that treats all inner channels, and all kernels, alike."""
+    groups = of.preparation.graph.groups
+    inner = [x.name for x in groups.prunable if x.name.endswith("conv1") and "layer" in x.name]
+    layers = {x.name: LayerDecision(bits, 8) for x in groups.layers if x.reason is None}
+    pruned = Policy.from_keep_ratios(dict.fromkeys(inner, keep_ratio))
+    return groups.canonical(replace(pruned, layers=layers, recipe=Recipe(**recipe)))
+
+
+def repairs(of: RecordedNetwork) -> Iterator[str]:
+    """Yield the errors on T of networks that are repaired in every way, not trained."""
+    for keep_ratio, bits in ((0.96, 8), (0.8, 8), (0.8, 3), (0.6, 8), (0.4, 8)):
+        for repair in ("none", "bn", "ridge", "both"):
+            error = of.report(even(of, keep_ratio, bits, repair=repair)).value("error")
+            yield f"keep {keep_ratio}, {bits} bits, repair {repair}: {100 * error:.2f} %"
+
+
 def distillation(of: RecordedNetwork, seeds: int) -> Iterator[str]:
     """Yield the errors on T of one network, trained with a teacher and without."""
-    groups = of.preparation.graph.groups
-    half = {x.name: 0.5 for x in groups.prunable if x.name.endswith("conv1") and "layer" in x.name}
-    layers = space(of, keep_ratio=[1, 1], bits=[4]).decode({})
-    policy = groups.canonical(replace(Policy.from_keep_ratios(half), layers=layers.layers))
+    policy = even(of, 0.5, 4)
     for rung, name in ((0, "not trained"), (2, "200 steps"), (1, "200 steps with a teacher")):
         errors = [of.report(policy, rung, seed).value("error") for seed in range(seeds)]
         each = ", ".join(f"{100 * error:.2f}" for error in errors)
@@ -238,11 +251,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--recovered", type=int, default=0)
     parser.add_argument("--distillation", type=int, default=0)
+    parser.add_argument("--repairs", action="store_true")
     parser.add_argument("--table", default=str(ROOT / "runs" / "joint.sqlite"))
     args = parser.parse_args()
     own = network(Path(args.table))
-    if args.distillation:
-        print("\n".join(distillation(own, args.distillation)))
+    if args.repairs or args.distillation:
+        print("\n".join(repairs(own) if args.repairs else distillation(own, args.distillation)))
         return
     seeds = args.recovered or args.seeds
     tasks = [(x, seed, args.trials, args.recovered > 0) for seed in range(seeds) for x in METHODS]

@@ -28,7 +28,7 @@ from typing import Any, Self
 
 import psutil
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.connection import connected
@@ -122,8 +122,11 @@ class _Striker:
             return None
         node, pid = self._rng.choice(victims)
         agent = self._agent(node)
-        call = agent.kill_node.remote() if kind == "node" else agent.kill.remote(pid)
-        ray.get(call, timeout=_PATIENCE_S)
+        if kind == "node":
+            with suppress(ActorDiedError, ActorUnavailableError):  # it may die before it answers
+                ray.get(agent.kill_node.remote(), timeout=_PATIENCE_S)
+        else:
+            ray.get(agent.kill.remote(pid), timeout=_PATIENCE_S)
         return Strike(kind, node, pid, time.time())
 
     def _victims(self, kind: str) -> Iterator[tuple[str, int]]:

@@ -13,6 +13,7 @@ from autoprune.graph.layer import Layer
 from autoprune.policy import (
     BITS,
     UNTOUCHED,
+    WHOLE_NUMBERS,
     LayerDecision,
     Policy,
     Recipe,
@@ -85,15 +86,9 @@ class Mixed(SearchSpace):
             exclude=exclude,
             depth=depth,
         )
-        layers = [each for each in groups.layers if each.reason is None]
-        if not layers:
-            raise InputError("no layer of this network can be quantised; use space: layerwise")
-        fixed = _protected(layers, protect)
-        lists = _Lists(bits, activation_bits, rank)
-        self._layers = [_LayerAxes(groups, each, lists, each.name in fixed) for each in layers]
-        criteria = (criterion,) if isinstance(criterion, str) else criterion
+        self._layers = _all_axes(groups, _Lists(bits, activation_bits, rank), protect)
         self._recipe: dict[str, tuple[str, ...]] = {
-            "criterion": criteria,
+            "criterion": (criterion,) if isinstance(criterion, str) else criterion,
             "repair": repair,
             "rounding": rounding,
         }
@@ -223,7 +218,7 @@ class _LayerAxes:
         bits, reads = decision.weight_bits, decision.activation_bits
         found = {"bits": self._index("bits", self._bits, bits, is_gone)}
         if self._reads is not None:
-            is_idle = is_gone or bits > 8
+            is_idle = is_gone or bits > WHOLE_NUMBERS
             found["activation_bits"] = self._index("activation_bits", self._reads, reads, is_idle)
         elif reads != self._following(bits) and not is_gone:
             raise PolicyError(
@@ -245,7 +240,7 @@ class _LayerAxes:
         return {name: found[name.rpartition(":")[2]] for name in self._axes}
 
     def _following(self, bits: int) -> int:
-        return 32 if not self._layer.reads else max(8, bits)
+        return 32 if not self._layer.reads else max(WHOLE_NUMBERS, bits)
 
     def _chosen(self, values: Values, axis: str, entries: Sequence[_Entry]) -> _Entry:
         name = f"{self.name}:{axis}"
@@ -267,6 +262,15 @@ class _LayerAxes:
                 return index
         allowed = ", ".join("full" if each is None else str(each) for each in self._ranks)
         raise PolicyError(f"layer {self.name!r} cannot have rank {rank}; allowed: {allowed}")
+
+
+def _all_axes(groups: GroupTable, lists: _Lists, protect: Sequence[str]) -> list[_LayerAxes]:
+    """Return the axes of every layer; raises `InputError` where none can be quantised."""
+    layers = [each for each in groups.layers if each.reason is None]
+    if not layers:
+        raise InputError("no layer of this network can be quantised; use space: layerwise")
+    fixed = _protected(layers, protect)
+    return [_LayerAxes(groups, each, lists, each.name in fixed) for each in layers]
 
 
 def _ranks(groups: GroupTable, layer: Layer, shares: Sequence[float]) -> list[int | None]:

@@ -47,3 +47,19 @@ def digits_job(digits_checkpoint: Path) -> Mapping[str, Any]:
         "budget": {"trials": 12},
         "resources": {"workers": "serial", "device": "cpu"},
     }
+
+
+@pytest.fixture
+def conversions(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The networks that are converted to ONNX in full from now on."""
+    from autoprune.runtimes import conversion
+
+    converted: list[Any] = []
+    convert = conversion.exported
+
+    def counted(network: Any, example: Any, **options: Any) -> Any:
+        converted.append(network)
+        return convert(network, example, **options)
+
+    monkeypatch.setattr(conversion, "exported", counted)
+    return converted

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from autoprune.numbers import readable
-from autoprune.report.remarks import by_group, deployed, details, forecasts, remarks
+from autoprune.report.remarks import by_group, deployed, details, forecasts, is_deployed, remarks
 from autoprune.report.summary import summarise
 from autoprune.run import REPORT_NAME, Run, shown
 from autoprune.trial import Measurement, Trial
@@ -109,15 +109,7 @@ def print_trial(run: Run, body: Mapping[str, Any]) -> None:
         table.add_row(name, str(kept), str(units), f"{kept / units:.3f}")
     _console.print(table)
     if body["layers"]:
-        table = Table(title="layers")
-        for column in ("layer", "weight bits", "activation bits", "rank"):
-            table.add_column(column, justify="left" if column == "layer" else "right")
-        for name, layer in body["layers"].items():
-            bits = (layer["weight_bits"], layer["activation_bits"])
-            table.add_row(
-                name, *map(str, bits), "full" if layer["rank"] is None else str(layer["rank"])
-            )
-        _console.print(table)
+        _console.print(_layer_table(body["layers"]))
     table = Table(title="evaluations")
     for column in ("trial", "rung", "split", "measured", "seconds"):
         table.add_column(column)
@@ -133,6 +125,17 @@ def print_trial(run: Run, body: Mapping[str, Any]) -> None:
         _print_details(run, trial)
     others = ", ".join(map(str, body["dominated_by"]))
     _console.print(f"dominated by {others}" if others else "not dominated by any front member")
+
+
+def _layer_table(layers: Mapping[str, Any]) -> Table:
+    """Return bits and ranks, layer by layer."""
+    table = Table(title="layers")
+    for column in ("layer", "weight bits", "activation bits", "rank"):
+        table.add_column(column, justify="left" if column == "layer" else "right")
+    for name, layer in layers.items():
+        rank = "full" if layer["rank"] is None else str(layer["rank"])
+        table.add_row(name, str(layer["weight_bits"]), str(layer["activation_bits"]), rank)
+    return table
 
 
 def _print_details(run: Run, trial: Trial) -> None:
@@ -203,23 +206,18 @@ def _cells(run: Run, trial: Trial, dense: Trial | None, *, is_wide: bool) -> lis
     cells = [str(trial.number)]
     for goal in run.goals:
         measured = shown(trial).measurements[goal.name]
-        deployment = shown(trial).deployment
-        is_deployed = deployment is not None and goal.name in deployment.metrics
+        mark = "°" * is_deployed(trial, goal.name) + "*" * bool(measured.note)
         if not is_wide:
-            cells.append(_marked(measured, goal.unit, is_deployed))
+            cells.append(readable(measured.value, goal.unit) + mark)
             continue
-        cells.append(_with_interval(measured, goal.unit, is_deployed))
+        cells.append(_with_interval(measured, goal.unit, mark))
         base = shown(dense).value(goal.name) if dense and dense.evaluation else 0.0
         cells.append(f"{measured.value / base:.2f}×" if base else "")
     return [*cells, trial.searcher, str(trial.rung)]
 
 
-def _marked(measured: Measurement, unit: str, is_deployed: bool) -> str:
-    return readable(measured.value, unit) + "°" * is_deployed + "*" * bool(measured.note)
-
-
-def _with_interval(measured: Measurement, unit: str, is_deployed: bool) -> str:
-    text = _marked(measured, unit, is_deployed)
+def _with_interval(measured: Measurement, unit: str, mark: str) -> str:
+    text = readable(measured.value, unit) + mark
     if measured.low is None or measured.high is None:
         return text
     return f"{text} ({readable(measured.low, unit)} – {readable(measured.high, unit)})"

@@ -78,8 +78,7 @@ class Training:
 
     `network` lies on its device. `batch(step)` is the batch of a step, not augmented yet, and
     `loss(batch)` a scalar: that of the network's outputs on it, with what its teachers add.
-    `learning_rate` is that of the rung. `dense()` makes a network of the same policy with the
-    weights of the dense network that it keeps, untrained.
+    `learning_rate` is that of the rung.
     """
 
     network: nn.Module
@@ -89,7 +88,6 @@ class Training:
     batch: Callable[[int], Batch]
     loss: Callable[[Batch], Tensor]
     checkpoint: Checkpoint
-    dense: Callable[[], nn.Module]
 
     def seeds(self, step: int) -> tuple[int, int]:
         """Return two seeds of a step: for what changes its batch, and for the network's dropout."""

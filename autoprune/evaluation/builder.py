@@ -76,17 +76,15 @@ class Builder:
     def _recovered_rounding(self, network: nn.Module, item: WorkItem, clock: Clock) -> Steps:
         """Train a network as it will be quantised; return its steps once it is folded."""
         rung, policy = self.bench.job.rungs[item.rung], item.policy
-        with (
-            clock.phase("recover"),
-            quantisation_aware(
-                network,
-                expanded(policy.layers),
-                self._samples(),
-                observer=self.bench.job.quantization.observer,
-                learned=rung.quantize_aware == "lsq",
-            ) as steps,
-        ):
-            self._recoveries.recover(network, item, item.teacher)
+        with quantisation_aware(
+            network,
+            expanded(policy.layers),
+            self._samples(),
+            observer=self.bench.job.quantization.observer,
+            learned=rung.quantize_aware == "lsq",
+        ) as steps:
+            with clock.phase("recover"):
+                self._recoveries.recover(network, item, item.teacher)
             # While it rounds: these are the statistics of the network that will be judged.
             self._recalibrate(network, policy, rung, torch.float32, clock, trained=True)
         return folded_steps(steps, network, self._pairs(policy))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 
+import torch
 from torch import nn
 
 from autoprune.contracts.objective import Subject
@@ -41,9 +42,10 @@ class Deployer:
         except ExportError as error:
             note = f"not deployed on {self.target}: {error}"
             return {}, Deployment(self.target, notes=(note, *remarks))
-        inputs = self.bench.dataset.normalise(self.bench.dataset.report.inputs)
+        count = len(self.bench.dataset.report)
+        inputs = self.judge.inputs("report", count, torch.float32)
         with runner:
-            logits = runner.logits(inputs).to(self.bench.device)
+            logits = torch.cat([runner.logits(batch) for batch in inputs]).to(self.bench.device)
         assert subject.predictions is not None
         predictions = replace(subject.predictions, logits=logits)
         measured = self.judge.of_predictions(replace(subject, predictions=predictions))
@@ -52,7 +54,6 @@ class Deployer:
 
     def _runner(self, network: nn.Module) -> Runner:
         count = self.bench.job.quantization.images
-        samples = self.bench.dataset.normalise(self.bench.dataset.train.inputs[:count])
-        example = self.bench.dataset.normalise(self.bench.dataset.report.inputs[:_BATCH])
+        samples = torch.cat(self.judge.inputs("train", count, torch.float32)).cpu()
         # Targets run on the CPU, wherever the job does.
-        return self.runtime.build(copy.deepcopy(network).cpu(), example, samples)
+        return self.runtime.build(copy.deepcopy(network).cpu(), samples[:_BATCH], samples)

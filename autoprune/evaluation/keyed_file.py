@@ -15,12 +15,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor
 
 from autoprune.artifacts import remove_artifact, write_whole
-
-_ABOUT = "about"
+from autoprune.evaluation.weights import from_bytes, to_bytes
 
 
 def key_of(what: Mapping[str, Any]) -> str:
@@ -51,19 +49,13 @@ class KeyedFile:
 
     def write(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
         """Write tensors and JSON values about them, in place of what was there."""
-        # Copies: the format refuses tensors that share memory, as tied weights do.
-        copies = {name: each.detach().cpu().clone().contiguous() for name, each in tensors.items()}
-        words = {"key": self.key, "sha256": digest(copies), "about": dict(about)}
-        write_whole(self.directory / self.name, save(copies, {_ABOUT: json.dumps(words)}))
+        words = {"key": self.key, "sha256": digest(tensors), "about": dict(about)}
+        write_whole(self.directory / self.name, to_bytes(tensors, words))
 
     def read(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Return what was written; None where nothing is, or it is damaged, or of another key."""
         try:
-            content = (self.directory / self.name).read_bytes()
-            # The format begins with the length of its header in eight bytes, then the header.
-            header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-            words = json.loads(header["__metadata__"][_ABOUT])
-            tensors = load(content)
+            tensors, words = from_bytes((self.directory / self.name).read_bytes())
             if words["key"] != self.key or words["sha256"] != digest(tensors):
                 return None
         except (OSError, SafetensorError, ValueError, KeyError, TypeError):

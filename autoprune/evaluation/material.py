@@ -13,12 +13,12 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
-from safetensors.torch import load, save
 from torch import nn
 
 from autoprune import plugins
 from autoprune.data.dataset import Dataset
 from autoprune.data.groups import read_attributes
+from autoprune.evaluation.weights import from_bytes, to_bytes
 from autoprune.job.spec import Job
 from autoprune.models.catalog import build_model
 
@@ -50,10 +50,8 @@ def gather(options: Mapping[str, Any]) -> Material:
 
 def packed(dataset: Dataset, model: nn.Module) -> Material:
     """Return data and weights that are at hand in the form that is handed out."""
-    state = model.state_dict()
-    # Copies: the format refuses tensors that share memory, as tied weights do.
-    content = save({name: each.clone().contiguous() for name, each in state.items()})
-    return {**dataset.to_arrays(), _WEIGHTS: np.frombuffer(content, dtype=np.uint8)}
+    content = np.frombuffer(to_bytes(model.state_dict()), dtype=np.uint8)
+    return {**dataset.to_arrays(), _WEIGHTS: content}
 
 
 def dataset_of(material: Material) -> Dataset:
@@ -65,5 +63,5 @@ def model_of(material: Material, job: Job, dataset: Dataset) -> nn.Module:
     """Build the job's dense model with the weights that were handed out."""
     plain = job.model.model_copy(update={"checkpoint": None})
     model = build_model(plain, dataset.num_classes, dataset.input_shape)
-    model.load_state_dict(load(material[_WEIGHTS].tobytes()))
+    model.load_state_dict(from_bytes(material[_WEIGHTS].tobytes())[0])
     return model

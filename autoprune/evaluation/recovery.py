@@ -60,7 +60,6 @@ class Recoveries:
                 batch=Batches(bench.dataset, rung.batch_size, item.seed, bench.device),
                 loss=loss,
                 checkpoint=checkpoint,
-                dense=lambda: bench.plan.carve(item.policy),
             )
             try:
                 recipe.recover(training)

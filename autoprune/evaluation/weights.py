@@ -23,15 +23,23 @@ def save_tensors(
 
     Equal tensors with equal words about them are one file.
     """
-    # Copies: the format refuses tensors that share memory, as tied weights do.
-    copies = {name: each.detach().cpu().clone().contiguous() for name, each in tensors.items()}
-    metadata = None if about is None else {_ABOUT: json.dumps(about, sort_keys=True)}
-    return write_artifact(directory, save(copies, metadata), ".safetensors")
+    return write_artifact(directory, to_bytes(tensors, about), ".safetensors")
 
 
 def load_tensors(directory: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return what `save_tensors` wrote; raises `RunError` if it is gone or altered."""
-    content = read_artifact(directory, name)
+    return from_bytes(read_artifact(directory, name))
+
+
+def to_bytes(tensors: Mapping[str, Tensor], about: Mapping[str, Any] | None = None) -> bytes:
+    """Return tensors as a safetensors file, with a JSON object about them in its header."""
+    # Copies: the format refuses tensors that share memory, as tied weights do.
+    copies = {name: each.detach().cpu().clone().contiguous() for name, each in tensors.items()}
+    return save(copies, None if about is None else {_ABOUT: json.dumps(about, sort_keys=True)})
+
+
+def from_bytes(content: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return what `to_bytes` was given; raises `SafetensorError` or `ValueError` for another."""
     # The format begins with the length of its header in eight bytes, then the header in JSON.
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     return load(content), json.loads(header.get("__metadata__", {}).get(_ABOUT, "{}"))

@@ -8,7 +8,7 @@ from typing import Any
 
 from autoprune.errors import PolicyError
 from autoprune.graph.extent import Extent
-from autoprune.policy import LayerDecision
+from autoprune.policy import WHOLE_NUMBERS, LayerDecision
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Layer:
         """
         if decision.rank is not None and not self.saves(decision.rank, kept):
             decision = replace(decision, rank=None)
-        if decision.activation_bits <= 8 < decision.weight_bits:
+        if decision.activation_bits <= WHOLE_NUMBERS < decision.weight_bits:
             decision = replace(decision, activation_bits=decision.weight_bits)
         return decision
 

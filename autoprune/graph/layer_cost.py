@@ -9,6 +9,7 @@ import numpy as np
 from autoprune.graph.cost_row import CostRow
 from autoprune.graph.extent import Extent
 from autoprune.graph.layer import Layer
+from autoprune.policy import WHOLE_NUMBERS
 
 FULL = 32
 UNTOUCHED = np.array([[FULL], [FULL], [0.0]])
@@ -56,8 +57,9 @@ class LayerRows:
         of extents, `decisions` (n, 3, layers) weight bits, activation bits and ranks.
         """
         weight_bits, reads, rank = np.moveaxis(decisions, 1, 0)
+        is_whole = weight_bits <= WHOLE_NUMBERS
         # As in `Layer.in_use`.
-        reads = np.where((reads <= 8) & (weight_bits > 8), weight_bits, reads)
+        reads = np.where((reads <= WHOLE_NUMBERS) & ~is_whole, weight_bits, reads)
         outputs = (lengths[:, self._outputs] * self._counted).sum(axis=-1)
         inputs = lengths[:, self._inputs]
         whole, product = outputs * inputs, rank * (outputs + inputs)
@@ -68,8 +70,9 @@ class LayerRows:
         elements = elements.copy()
         elements[:, self._kernels] *= smaller[:, self._kernel_layer]
         elements[:, self._written] *= wider[:, self._written_layer]
-        scales = _SCALE_BYTES * (outputs + rank) * (weight_bits <= 8)
-        scales = (scales + _INPUT_BYTES * (1.0 + is_product) * (reads <= 8)) * self._share
+        scales = _SCALE_BYTES * (outputs + rank) * is_whole
+        scales += _INPUT_BYTES * (1.0 + is_product) * (reads <= WHOLE_NUMBERS)
+        scales *= self._share
         own = elements[:, self._kernels]
         wide = np.minimum(8 * self._item_bytes[self._kernels], weight_bits[:, self._kernel_layer])
         size = elements * self._item_bytes

@@ -24,7 +24,7 @@ import numpy as np
 from autoprune.contracts.objective import Predictor
 from autoprune.graph.cost import Costs, CostTable
 from autoprune.objectives._latency_regression import RelativeRegression
-from autoprune.policy import Policy
+from autoprune.policy import WHOLE_NUMBERS, Policy
 from autoprune.trial import Measurement
 
 # Means and deviations of a, c, d, b, e and f as shares of the dense network's time, and of
@@ -33,7 +33,6 @@ _MEANS = (0.15, 0.1, 0.05, 0.7, 0.2, 0.0)
 _DEVIATIONS = (0.3, 0.2, 0.3, 0.4, 0.3, 0.15)
 _KIND_DEVIATION = 0.2
 _NOISE, _TRIALS = 0.05, 4.0
-_WHOLE_NUMBERS = 8  # as in autoprune.quantization.form, which needs torch
 
 
 class LatencyPredictor(Predictor):
@@ -87,7 +86,7 @@ class LatencyPredictor(Predictor):
         """Say whether a layer runs in whole numbers: its kernels and what it reads are some."""
         decision = policy.layer(name)
         bits = max(decision.weight_bits, decision.activation_bits)
-        return name in self._whole and bits <= _WHOLE_NUMBERS
+        return name in self._whole and bits <= WHOLE_NUMBERS
 
     def _times(self, costs: Mapping[str, Costs]) -> np.ndarray:
         """Return the milliseconds that layers with these costs take as floats, by kind.

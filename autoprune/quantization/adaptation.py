@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.errors import NonFiniteError
-from autoprune.quantization.form import WHOLE_NUMBERS, bounds, decision_of, quantised_layers
+from autoprune.policy import WHOLE_NUMBERS
+from autoprune.quantization.form import bounds, decision_of, quantised_layers
 from autoprune.quantization.hooks import by_position, hooked, input_of
 from autoprune.quantization.rounding import round_layer
 from autoprune.surgery.reconstruct import windows

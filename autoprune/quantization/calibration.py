@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from autoprune.errors import InputError, NonFiniteError
 from autoprune.job.spec import Observer
+from autoprune.policy import WHOLE_NUMBERS
 from autoprune.quantization.form import (
     INPUT_STEP,
     INPUT_ZERO,
-    WHOLE_NUMBERS,
     Steps,
     decision_of,
     quantised_layers,

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autoprune.policy import LayerDecision
+from autoprune.policy import WHOLE_NUMBERS, LayerDecision
 from autoprune.quantization.hooks import input_of, with_input
 from autoprune.quantization.straight_through import rounded
 
@@ -31,8 +31,6 @@ INPUT_STEP, INPUT_ZERO = "input_step", "input_zero"
 _MARK, _PAUSED = "quantised_by", "reads_unrounded"
 Steps = Mapping[str, Tensor]
 """Steps and zero points by their names in the state of a quantised network."""
-WHOLE_NUMBERS = 8
-"""The most bits that are whole numbers with a step."""
 
 
 def kernels_of(layer: nn.Module) -> dict[str, nn.Parameter]:
@@ -74,6 +72,17 @@ def attach(network: nn.Module, decisions: Mapping[str, LayerDecision]) -> None:
             layer.register_buffer(INPUT_ZERO, torch.zeros((), device=_device(layer)))
         if decision.activation_bits < 32:
             layer.register_forward_pre_hook(_round_input, with_kwargs=True)
+
+
+def detach(layer: nn.Module) -> None:
+    """Make a quantised layer an ordinary one, in place; kernels keep what they were rounded to."""
+    for key in [x for x, each in layer._forward_pre_hooks.items() if each is _round_input]:
+        del layer._forward_pre_hooks[key]
+        layer._forward_pre_hooks_with_kwargs.pop(key, None)
+    steps = {INPUT_STEP, INPUT_ZERO, *(step_name(kernel) for kernel in kernels_of(layer))}
+    for name in steps & dict(layer.named_buffers(recurse=False)).keys():
+        delattr(layer, name)
+    delattr(layer, _MARK)
 
 
 def quantised_layers(network: nn.Module) -> dict[str, nn.Module]:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.errors import NonFiniteError
+from autoprune.policy import WHOLE_NUMBERS
 from autoprune.quantization.form import (
-    WHOLE_NUMBERS,
     Steps,
     decision_of,
     kernels_of,

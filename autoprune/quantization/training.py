@@ -25,12 +25,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
 from autoprune.job.spec import Observer
-from autoprune.policy import LayerDecision
+from autoprune.policy import WHOLE_NUMBERS, LayerDecision
 from autoprune.quantization.calibration import calibrate
 from autoprune.quantization.form import (
     INPUT_STEP,
     INPUT_ZERO,
-    WHOLE_NUMBERS,
     Steps,
     attach,
     bounds,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
-from math import inf
+from math import inf, log2
 from typing import Any
 
 import plotly.graph_objects as go
@@ -124,27 +124,70 @@ def policy_figure(run: Run) -> Any | None:
     if not members or not groups:
         return None
     gone = [run.graph.groups.vanishing(trial.policy) for trial in members]
+    ratios = [
+        [
+            0.0 if group in vanished else trial.policy.keep_ratio(group)
+            for trial, vanished in zip(members, gone, strict=True)
+        ]
+        for group in groups
+    ]
+    return _heat_map(ratios, members, groups, 1, "keep_ratio %{z:.3f}")
+
+
+def bits_figure(run: Run) -> Any | None:
+    """Heat map of the bits of kernels: layers against front members; None where all have 32.
+
+    Colours follow the logarithm, so that 2, 4, 8, 16 and 32 bits are evenly apart. Layers in
+    dropped blocks have none.
+    """
+    members = run.front().members
+    policies = [run.as_evaluated(trial) for trial in members]
+    layers = [
+        layer.name
+        for layer in run.graph.groups.layers
+        if any(layer.name in policy.layers for policy in policies)
+    ]
+    if not layers:
+        return None
+    gone = [run.graph.groups.gone_layers(policy) for policy in policies]
+    bits = [
+        [
+            None if name in vanished else policy.layer(name).weight_bits
+            for policy, vanished in zip(policies, gone, strict=True)
+        ]
+        for name in layers
+    ]
+    heights = [[None if x is None else log2(x) for x in row] for row in bits]
+    figure = _heat_map(heights, members, layers, 5, "%{text} bits")
+    figure.update_traces(
+        text=bits, zmin=1, colorbar={"tickvals": [1, 2, 3, 4, 5], "ticktext": [2, 4, 8, 16, 32]}
+    )
+    return figure
+
+
+def _heat_map(
+    values: Sequence[Sequence[float | None]],
+    members: list[Trial],
+    names: list[str],
+    most: int,
+    hover: str,
+) -> Any:
+    """Return a heat map with a row per name and a column per member of the front."""
     heat = go.Heatmap(
-        z=[
-            [
-                0.0 if group in vanished else trial.policy.keep_ratio(group)
-                for trial, vanished in zip(members, gone, strict=True)
-            ]
-            for group in groups
-        ],
+        z=values,
         x=[f"#{trial.number}" for trial in members],
-        y=groups,
+        y=names,
         zmin=0,
-        zmax=1,
+        zmax=most,
         colorscale="Viridis",
         xgap=1,
         ygap=1,
         colorbar={"orientation": "h", "thickness": 10, "len": 0.9, "y": 1.0, "yanchor": "bottom"},
-        hovertemplate="trial %{x}<br>%{y}<br>keep_ratio %{z:.3f}<extra></extra>",
+        hovertemplate=f"trial %{{x}}<br>%{{y}}<br>{hover}<extra></extra>",
     )
-    figure = _styled(go.Figure(heat), min(1400, max(340, 18 * len(groups) + 150)))
-    names = [name if len(name) <= 22 else f"{name[:8]}…{name[-13:]}" for name in groups]
-    figure.update_yaxes(autorange="reversed", showgrid=False, tickvals=groups, ticktext=names)
+    figure = _styled(go.Figure(heat), min(1400, max(340, 18 * len(names) + 150)))
+    short = [name if len(name) <= 22 else f"{name[:8]}…{name[-13:]}" for name in names]
+    figure.update_yaxes(autorange="reversed", showgrid=False, tickvals=names, ticktext=short)
     figure.update_xaxes(title="trials on the front", type="category", showgrid=False)
     return figure
 

@@ -19,7 +19,7 @@ from plotly.offline import get_plotlyjs
 from autoprune.contracts.objective import Goal
 from autoprune.numbers import readable
 from autoprune.report import figures
-from autoprune.report.remarks import by_group, deployed, forecasts, remarks
+from autoprune.report.remarks import by_group, deployed, forecasts, is_deployed, remarks
 from autoprune.report.summary import interval, summarise
 from autoprune.run import Run, shown
 from autoprune.trial import Evaluation, Trial
@@ -123,6 +123,7 @@ def _figures(run: Run) -> dict[str, list[tuple[str, Markup]]]:
         "front": [(title, figures.front_figure(run, x, y)) for title, x, y in _views(run.goals)],
         "convergence": [("", figures.convergence_figure(run))],
         "policy": [("", figures.policy_figure(run))],
+        "bits": [("", figures.bits_figure(run))],
     }
     if len(run.goals) > 2 and run.front().members:
         drawn["parallel"] = [("", figures.parallel_figure(run))]
@@ -154,7 +155,7 @@ def _cells(run: Run, trial: Trial) -> list[Cell]:
     for goal in run.goals:
         measured = shown(trial).measurements[goal.name]
         text = readable(measured.value, goal.unit)
-        mark = "*" if measured.note else ""
+        mark = "°" * is_deployed(trial, goal.name) + "*" * bool(measured.note)
         cells.append(Cell(text + mark, measured.value, interval(measured, goal.unit)))
         cells.append(_compared(measured.value, base.value(goal.name) if base else None, goal))
     split = "T" if trial.report else "V"

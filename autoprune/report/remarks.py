@@ -32,6 +32,12 @@ def remarks(trials: Sequence[Trial]) -> list[str]:
     return [f"{_numbers(numbers, len(trials))} {text}" for text, numbers in found.items()]
 
 
+def is_deployed(trial: Trial, metric: str) -> bool:
+    """Say whether a shown value was measured on the network that is deployed."""
+    deployment = shown(trial).deployment
+    return deployment is not None and metric in deployment.metrics
+
+
 def deployed(trials: Sequence[Trial]) -> str | None:
     """Return which values were measured on the network that is deployed; None if none was."""
     found = [x for trial in trials if (x := shown(trial).deployment) and x.metrics]

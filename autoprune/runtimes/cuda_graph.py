@@ -6,15 +6,18 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.errors import InputError
-from autoprune.runtimes.remark import all_in_float32
-from autoprune.runtimes.runtime import Runtime
-from autoprune.runtimes.single_precision import in_single_precision
-from autoprune.runtimes.torch_runtime import TorchRunner, check_cuda, evaluating, laid_out_like
+from autoprune.runtimes.torch_runtime import (
+    TorchEager,
+    TorchRunner,
+    check_cuda,
+    evaluating,
+    laid_out_like,
+)
 
 _WARM_PASSES = 3
 
 
-class CudaGraph(Runtime):
+class CudaGraph(TorchEager):
     """Eager PyTorch captured once and replayed; every pass is waited for."""
 
     def check(self, device: str) -> None:
@@ -23,15 +26,8 @@ class CudaGraph(Runtime):
             raise InputError("a CUDA graph runs on a GPU; use device: cuda, or backend: torch")
         check_cuda(device)
 
-    def remarks(self, network: nn.Module) -> list[str]:
-        """Say so if the network has quantised layers."""
-        return all_in_float32(network)
-
-    def build(
-        self, network: nn.Module, example: Tensor, samples: Tensor | None = None
-    ) -> TorchRunner:
+    def _runner(self, network: nn.Module, example: Tensor) -> TorchRunner:
         """Return a runner that replays the captured pass on the same memory."""
-        network = in_single_precision(network)
         inputs = laid_out_like(network, example)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.device(example.device), evaluating(network):

@@ -19,7 +19,8 @@ import numpy as np
 from torch import Tensor, nn
 
 from autoprune.errors import ExportError
-from autoprune.quantization.form import WHOLE_NUMBERS, decision_of, kernels_of, quantised_layers
+from autoprune.policy import WHOLE_NUMBERS
+from autoprune.quantization.form import decision_of, kernels_of, quantised_layers
 from autoprune.runtimes.onnx_graph import OnnxGraph
 from autoprune.runtimes.onnx_session import ranges_of
 from autoprune.runtimes.qdq_kernels import layers_of, store_kernels

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from autoprune.quantization.form import WHOLE_NUMBERS, decision_of, quantised_layers
+from autoprune.policy import WHOLE_NUMBERS
+from autoprune.quantization.form import decision_of, quantised_layers
 
 _NAMED = 3
 

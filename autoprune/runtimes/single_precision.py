@@ -6,9 +6,7 @@ import copy
 
 from torch import nn
 
-from autoprune.policy import LayerDecision
-from autoprune.quantization import form
-from autoprune.quantization.form import INPUT_STEP, INPUT_ZERO, quantised_layers
+from autoprune.quantization.form import detach, quantised_layers
 
 
 def in_single_precision(network: nn.Module) -> nn.Module:
@@ -23,15 +21,5 @@ def in_single_precision(network: nn.Module) -> nn.Module:
     memo |= {id(each): each for each in network.buffers()}
     twin = copy.deepcopy(network, memo)
     for layer in quantised_layers(twin).values():
-        hooks = layer._forward_pre_hooks
-        for key in [x for x, each in hooks.items() if each.__module__ == form.__name__]:
-            del hooks[key]
-        for name in [x for x, _ in layer.named_buffers(recurse=False) if _is_step(x)]:
-            delattr(layer, name)
-        for name in [x for x, each in vars(layer).items() if isinstance(each, LayerDecision)]:
-            delattr(layer, name)
+        detach(layer)
     return twin
-
-
-def _is_step(buffer: str) -> bool:
-    return buffer in (INPUT_STEP, INPUT_ZERO) or buffer.endswith(form.step_name(""))

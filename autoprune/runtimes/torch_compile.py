@@ -11,13 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.errors import InputError
-from autoprune.runtimes.remark import all_in_float32
-from autoprune.runtimes.runtime import Runtime
-from autoprune.runtimes.single_precision import in_single_precision
-from autoprune.runtimes.torch_runtime import TorchRunner, check_cuda
+from autoprune.runtimes.torch_runtime import TorchEager, TorchRunner, check_cuda
 
 
-class TorchCompile(Runtime):
+class TorchCompile(TorchEager):
     """`torch.compile`; a network takes from seconds to a minute to compile."""
 
     def check(self, device: str) -> None:
@@ -30,15 +27,8 @@ class TorchCompile(Runtime):
                 "install g++, set CXX, or use backend: torch"
             )
 
-    def remarks(self, network: nn.Module) -> list[str]:
-        """Say so if the network has quantised layers."""
-        return all_in_float32(network)
-
-    def build(
-        self, network: nn.Module, example: Tensor, samples: Tensor | None = None
-    ) -> TorchRunner:
+    def _runner(self, network: nn.Module, example: Tensor) -> TorchRunner:
         """Return a runner that is compiled already."""
-        network = in_single_precision(network)
 
         def forward(inputs: Tensor) -> Tensor:
             outputs: Tensor = network(inputs)

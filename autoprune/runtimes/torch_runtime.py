@@ -67,8 +67,11 @@ class TorchEager(Runtime):
     def build(
         self, network: nn.Module, example: Tensor, samples: Tensor | None = None
     ) -> TorchRunner:
-        """Return a runner that calls the network itself, without what rounds its inputs."""
-        network = in_single_precision(network)
+        """Return a runner of the network without what rounds its inputs."""
+        return self._runner(in_single_precision(network), example)
+
+    def _runner(self, network: nn.Module, example: Tensor) -> TorchRunner:
+        """Return a runner of a network that rounds nothing."""
         return TorchRunner(network, network, example, self.threads)
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autoprune.quantization.form import WHOLE_NUMBERS, decision_of, quantised_layers, step_name
+from autoprune.policy import WHOLE_NUMBERS
+from autoprune.quantization.form import decision_of, quantised_layers, step_name
 from autoprune.runtimes.onnx_runtime import check_cpu_runtime
 from autoprune.runtimes.remark import Remarks
 from autoprune.runtimes.runtime import Runner, Runtime

@@ -91,7 +91,6 @@ class RecoveryContract:
             "batch": batch,
             "loss": lambda one: cross_entropy(network(one.inputs).float(), one.labels),
             "checkpoint": MemoryCheckpoint(),
-            "dense": self.network,
         }
         return Training(network, **options | more)
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
 import autoprune
 from autoprune.quantization.form import quantised_layers
+from autoprune.report.figures import bits_figure
 from autoprune.run import Run
 
 CLI = [sys.executable, "-m", "autoprune.cli.main"]
@@ -59,6 +62,15 @@ def test_the_front_says_what_was_measured_on_the_deployed_network(run: Path) -> 
         narrow = any(x.get("weight_bits") == 3 for x in each["policy"]["layers"].values())
         assert any("3-bit kernels run as 8-bit" in x for x in deployment["notes"]) == narrow
     assert "°" in command("front", str(run)).stdout
+    report = (run / "report.html").read_text()
+    assert re.search(r"<td[^>]*>[\d.]+ %°", report)
+    assert "How many bits the front gives every layer" in report
+    opened = Run.open(run)
+    figure = bits_figure(opened)
+    for row, name in enumerate(figure.data[0].y):
+        bits = [each.policy.layer(name).weight_bits for each in opened.front().members]
+        assert list(figure.data[0].text[row]) == bits
+        assert list(figure.data[0].z[row]) == pytest.approx(np.log2(bits))
 
 
 def test_bits_are_shown_layer_by_layer(run: Path) -> None:

@@ -12,21 +12,23 @@ from agents._genome import Genome
 from agents._levels import Levels
 from autoprune import plugins
 from autoprune.contracts.searcher import Searcher
+from autoprune.contracts.training import TrainingProgress
 from autoprune.front import Front
 from autoprune.job.spec import PluginSpec
 from autoprune.policy import LayerDecision, Policy
-from autoprune.testing.problem import measure, mixed_problem
+from autoprune.testing.problem import measure, mixed_problem, small_problem
 from autoprune.trial import Trial, TrialState
 
 PROBLEM = mixed_problem()
-# What needs a network to train is tested with networks.
-SEARCHERS = sorted(plugins.names("searcher").keys() - {"metapruning"})
+SEARCHERS = sorted(plugins.names("searcher"))
 
 
 def searched(name: str, trials: int) -> Front:
     # CMA-ES knows numbers alone.
     problem = mixed_problem(criteria=("l1",)) if name == "cmaes" else PROBLEM
     searcher: Searcher = plugins.create("searcher", PluginSpec(name=name), problem, seed=0)
+    if searcher.training is not None:
+        searcher.trained(TrainingProgress(1, 1, "net"))
     front = Front(PROBLEM.goals)
     for number in range(1, trials + 1):
         asked = searcher.ask(1)
@@ -68,6 +70,33 @@ def test_costs_of_vectors_are_those_of_their_policies() -> None:
             policy = PROBLEM.space.decode(genome.values(vector))
             costs = PROBLEM.costs.costs(policy), PROBLEM.costs.costs(Policy())
             assert share == pytest.approx(getattr(costs[0], name) / getattr(costs[1], name))
+
+
+def test_even_points_have_one_level_for_every_kind() -> None:
+    genome = Genome(PROBLEM.space)
+    points, levels = genome.even(np.array([0.0, 1.0]))
+    assert levels.tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
+    is_bits = np.array([x.name.endswith(":bits") for x in PROBLEM.space.parameters])
+    places = ((points - genome.low) / (genome.high - genome.low))[:, genome.ordered]
+    assert np.array_equal(places, np.where(is_bits[genome.ordered], levels[:, [1]], levels[:, [0]]))
+
+
+def test_mixed_spaces_are_probed_less() -> None:
+    for problem, least, most in ((PROBLEM, 2, 16), (small_problem(units=(8,) * 40), 40, 40)):
+        asked = plugins.create("searcher", PluginSpec(name="bisection"), problem, seed=0).ask(40)
+        levels = Levels(problem, Genome(problem.space))
+        genome = Genome(problem.space)
+        vectors = [genome.vector(problem.space.encode(x)) for x in asked]
+        assert least <= sum(levels.lowered(x) is not None for x in vectors) <= most
+
+
+def test_units_cost_more_the_more_of_them_leave_where_there_are_bits_as_well() -> None:
+    alone = replace(PROBLEM, space=small_problem().space)  # of units, in another order
+    mixed, plain = (Levels(x, Genome(x.space)) for x in (PROBLEM, alone))
+    for row in range(4):
+        kept = dict(zip(plain.lost[row].round(9), plain.gone[row], strict=True))
+        expected = [kept[lost] for lost in mixed.lost[row].round(9)]
+        assert mixed.gone[row] == pytest.approx(np.power(expected, 1.5))
 
 
 def test_levels_count_the_layers_that_they_change_alone() -> None:

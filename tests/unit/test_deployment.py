@@ -22,7 +22,6 @@ from autoprune.errors import ExportError, InputError
 from autoprune.models.cifar_resnet import CifarResNet
 from autoprune.policy import LayerDecision
 from autoprune.quantization.form import kernels_of, quantised_layers
-from autoprune.runtimes import conversion
 from autoprune.runtimes.catalog import create
 from autoprune.runtimes.qdq_pair import Pair
 from autoprune.runtimes.runtime import batches_of
@@ -226,15 +225,7 @@ def test_batches_are_filled_up() -> None:
     assert found[1][0].flatten().tolist() == [3.0, 4.0, 3.0]
 
 
-def test_other_widths_and_bits_are_not_converted_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
-    converted: list[nn.Module] = []
-    convert = conversion.exported
-
-    def counted(network: nn.Module, example: Tensor, **options: Any) -> Any:
-        converted.append(network)
-        return convert(network, example, **options)
-
-    monkeypatch.setattr(conversion, "exported", counted)
+def test_other_widths_and_bits_are_not_converted_in_full(conversions: list[nn.Module]) -> None:
     runtime = create("onnx")
     for width, bits in ((12, 8), (9, 4), (5, 32)):
         network = nn.Sequential(nn.Linear(7, width), nn.ReLU(), nn.Linear(width, 3))
@@ -242,7 +233,7 @@ def test_other_widths_and_bits_are_not_converted_in_full(monkeypatch: pytest.Mon
         made = quantised(network, samples, every(network, LayerDecision(bits, bits)))
         runner = runtime.build(made, samples)
         assert same_numbers(runner.outputs(), made(samples))
-    assert len(converted) == 1
+    assert len(conversions) == 1
 
 
 @pytest.mark.parametrize("name", ["torch", "torch_compile"])

@@ -7,7 +7,6 @@ import functools
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -18,7 +17,6 @@ from torch import Tensor, nn
 from autoprune.errors import ExportError, InputError
 from autoprune.evaluation.inference import channels_last
 from autoprune.models.cifar_resnet import CifarResNet
-from autoprune.runtimes import conversion
 from autoprune.runtimes.catalog import RUNTIMES, create
 from autoprune.runtimes.layers import layer_kinds
 from autoprune.runtimes.multiple import preferred_multiple, widths
@@ -144,20 +142,6 @@ def test_the_table_of_names_needs_no_torch() -> None:
     code = "import sys, autoprune.runtimes.catalog; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
     assert {name for name in RUNTIMES if isinstance(create(name), Runtime)} == set(RUNTIMES)
-
-
-@pytest.fixture
-def conversions(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
-    """The networks that are converted in full from now on."""
-    converted: list[nn.Module] = []
-    convert = conversion.exported
-
-    def counted(network: nn.Module, example: Tensor, **options: Any) -> Any:
-        converted.append(network)
-        return convert(network, example, **options)
-
-    monkeypatch.setattr(conversion, "exported", counted)
-    return converted
 
 
 def small_resnet() -> tuple[nn.Module, Tensor]:
