@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 DEMO := runs/demo
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint unit slow bench clean
+.PHONY: demo test lint unit slow bench proto clean
 
 demo: $(STAMP)
 	rm -rf $(DEMO)
@@ -21,10 +21,13 @@ test: lint unit
 
 unit: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not ray" tests
-	$(BIN)/python -m pytest -m "ray and not slow" tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "ray and not slow" tests
 
 slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow tests
+
+proto: $(STAMP)
+	$(BIN)/python -m cluster.proto.generate
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

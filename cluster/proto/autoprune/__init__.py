@@ -1,0 +1,1 @@
+"""Where the package of the protocol lies, as its name demands."""
