@@ -42,7 +42,7 @@ class Probes:
         """
         is_mixed = bool(np.ptp(self._levels.kinds))
         share = _SHARE_OF_MIXED if is_mixed else _SHARE
-        if (is_mixed or self.planned >= len(self._rows)) and rng.random() >= share:
+        if (is_mixed or self.planned >= len(self._rows)) and rng.random() < 1.0 - share:
             return None
         while self.planned < len(self._plan):
             row, level = self._plan[self.planned]

@@ -16,8 +16,9 @@ _POWER = 2.0
 _NOISE = 0.003
 # Budgets that get one common threshold before those of single groups are varied.
 _COMMON = 48
-# Spread of the factors on a varied threshold, and on a common one: of rows that are alike, as
-# those that were not probed, only so many give in as a budget needs.
+# Spread of the factors on a varied threshold, and on a common one where there are several kinds
+# of rows, of which few are probed: of those that are alike only so many give in as a budget
+# needs. With one kind it changes nothing that can be told from chance.
 _SPREAD, _TIES = 0.4, 1e-3
 
 
@@ -55,13 +56,14 @@ class Bisection(Prober):
     def _at(self, budget: float, attempt: int) -> np.ndarray:
         curves = self._probes.curves(_POWER) + _NOISE * self._levels.lost**_POWER
         prices = np.log(np.maximum(curves[:, :-1], np.finfo(np.float64).tiny))
-        base, spread = None, _TIES
+        base, spread = None, _TIES if np.ptp(self._levels.kinds) else 0.0
         if attempt or self._budgets > _COMMON:
             base = self._member_near(budget)
             if base is not None:
                 prices = prices - self._thresholds(prices, base)[:, None]
             spread = _SPREAD * max(1, attempt)
-        prices = prices + spread * self._rng.normal(size=(len(prices), 1))
+        if spread:
+            prices = prices + spread * self._rng.normal(size=(len(prices), 1))
         picks = self._levels.within(prices, budget, lambda picks: self._share(picks, base))
         vector: np.ndarray = self._levels.vectors(picks[None], base)[0]
         return vector

@@ -12,7 +12,7 @@ from agents.bisection import Bisection
 from autoprune.contracts.searcher import SearchProblem
 from autoprune.errors import PluginError
 from autoprune.policy import Policy
-from autoprune.testing.problem import measure, small_problem
+from autoprune.testing.problem import measure, mixed_problem, small_problem
 from autoprune.trial import Trial, TrialState
 
 
@@ -46,11 +46,12 @@ def test_further_levels_take_turns_with_thresholds() -> None:
     assert len(later[later.index(probes[0]) : later.index(probes[-1])]) > 8
 
 
-def test_of_groups_that_are_alike_only_so_many_give_in_as_a_budget_needs() -> None:
-    problem = small_problem(units=(2,) * 12)
-    searcher = Bisection(problem)
-    found = {len(lowered(problem, policy)) for policy in searcher.ask(40)[12:]}
-    assert len(found) > 6  # nothing is known of any group, so one threshold would take them all
+def test_of_layers_that_are_alike_only_so_many_give_in_as_a_budget_needs() -> None:
+    for seed in range(5):
+        asked = Bisection(mixed_problem(), seed=seed).ask(24)
+        bits = [{each.weight_bits for each in policy.layers.values()} for policy in asked]
+        # Hardly a layer is probed: thresholds alone would nearly always take all or none.
+        assert sum(len(each) > 1 for each in bits) > 1
 
 
 def test_probes_of_others_are_used_and_not_asked_again() -> None:
