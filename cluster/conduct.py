@@ -43,10 +43,10 @@ def conduct(
     """
     with open_store(directory) as store:
         record = record_of(directory, store)
-        lease = store.lease(job.name)
+        lease = store.lease(record.name)
         gone = lease.epoch if lease is not None and is_dead(lease.owner) else None
         try:
-            with held(store, job.name, owner, instead_of=gone) as epoch:
+            with held(store, record.name, owner, instead_of=gone) as epoch:
                 state = _state(store, job, record)
                 loop = SearchLoop(
                     state,
@@ -58,7 +58,7 @@ def conduct(
                 on_start(loop)
                 return loop.run()
         except JobHeldError as error:
-            lease = store.lease(job.name)
+            lease = store.lease(record.name)
             who = described(lease.owner) if lease else "another process"
             raise RunError(f"{who} is searching in {directory}") from error
 
@@ -69,7 +69,7 @@ def _state(store: Store, job: Job, record: JobRecord) -> JobState:
     # Timeless as it began, also where it goes on with other resources: its log is so.
     begun = Job.model_validate(record.spec["job"])
     problem = replace(problem_of(begun, preparation), trials=job.budget.trials)
-    return resumed(store, job, preparation, problem, seeds)
+    return resumed(store, job, preparation, problem, seeds, key=record.name)
 
 
 def _device(job: Job) -> str:

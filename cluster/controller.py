@@ -50,6 +50,7 @@ class SearchController:
         self._looked = 0.0
         self._problem: str | None = None
         self._is_stopped = False
+        self._is_drained = False
         threading.Thread(target=self._work, daemon=True).start()
 
     def progress(self) -> Mapping[str, Any] | None:
@@ -63,6 +64,12 @@ class SearchController:
         self._is_stopped = True
         if self._loop is not None:
             self._loop.stop()
+
+    def drain(self) -> None:
+        """Begin nothing new, and end when what is under way has finished."""
+        self._is_drained = True
+        if self._loop is not None:
+            self._loop.drain()
 
     def _work(self) -> None:
         try:
@@ -97,6 +104,8 @@ class SearchController:
         self._loop = loop
         if self._is_stopped:  # while the job was being loaded
             loop.stop()
+        if self._is_drained:
+            loop.drain()
 
     def _watch(self, look: Any) -> None:
         if time.monotonic() - self._looked >= _LOOK_S:

@@ -72,11 +72,12 @@ class SearchLoop:
         self._start = start
         self._watcher = watcher
         self._journal = Journal(
-            store, state.job.name, epoch=epoch, after=state.history.last_seq, idle=self._idle
+            store, state.key, epoch=epoch, after=state.history.last_seq, idle=self._idle
         )
         self._queue: list[Trial] = list(state.history.pending)
         self._under_way: set[int] = set()
         self._is_training = False
+        self._is_draining = False
         self._training_failures = 0
         self._unsaved = 0
         self._unknown: list[Event] = []  # to the state, for they are not known to be durable
@@ -118,6 +119,10 @@ class SearchLoop:
         """Interrupt the run from another thread, as Ctrl-C does from the terminal."""
         self._gate.interrupt()
 
+    def drain(self) -> None:
+        """Begin nothing new; the run is interrupted as soon as what is under way has finished."""
+        self._is_draining = True
+
     def progress(self) -> Progress:
         """Return how far the run has come; safe to call between turns only."""
         return self.agenda.progress(self._journal.trouble)
@@ -149,11 +154,14 @@ class SearchLoop:
         What a searcher requests to be trained has precedence where `trains`.
         """
         while True:
-            if trains and not self._is_training and self.executor.free > 0:
+            is_draining = self._is_draining
+            if trains and not (is_draining or self._is_training) and self.executor.free > 0:
                 self._train()
-            is_dry = not self._fill(source)
+            is_dry = is_draining or not self._fill(source)
             self._watcher(self.progress)
             if is_dry and not self._under_way and not self._is_training:
+                if is_draining:
+                    raise KeyboardInterrupt
                 return
             self._settle(self._wait())
 
@@ -210,8 +218,8 @@ class SearchLoop:
         Raises `ExecutorError` where workers are lost again and again.
         """
         waiting, lost = [self._item(x, "report") for x in self.agenda.unreported()], 0
-        while waiting or self._under_way:
-            while waiting and self.executor.free > 0:
+        while self._under_way or (waiting and not self._is_draining):
+            while waiting and not self._is_draining and self.executor.free > 0:
                 self._submit(waiting.pop(0))
             self.agenda.to_report = len(waiting) + len(self._under_way)
             self._watcher(self.progress)
@@ -229,6 +237,8 @@ class SearchLoop:
                         raise ExecutorError(f"{lost} attempts were lost, the last to {failure}")
                     attempt = item.attempt + 1 - failure.kind.is_blameless
                     waiting.append(replace(item, attempt=attempt))
+        if waiting:  # drained
+            raise KeyboardInterrupt
 
     def _wait(self) -> Sequence[Result]:
         """Wait for results; where Ctrl-C gets through."""

@@ -35,7 +35,8 @@ _log = logging.getLogger(__name__)
 class JobState:
     """History, searchers and fronts of one job.
 
-    `seeds` are canonical policies that are tried before any searcher is asked.
+    `seeds` are canonical policies that are tried before any searcher is asked; `key` is what
+    the job is called in its store, where that is not its own name.
     """
 
     def __init__(
@@ -44,8 +45,11 @@ class JobState:
         preparation: Preparation,
         problem: SearchProblem,
         seeds: Sequence[Policy] = (),
+        *,
+        key: str | None = None,
     ) -> None:
         self.job = job
+        self.key = key or job.name
         self.preparation = preparation
         self.seeds = tuple(seeds)
         self.metrics = metrics_of(job)
@@ -176,12 +180,14 @@ def resumed(
     preparation: Preparation,
     problem: SearchProblem,
     seeds: Sequence[Policy] = (),
+    *,
+    key: str | None = None,
 ) -> JobState:
     """Return the state of a stored job; snapshots that cannot be used are passed over."""
-    for snapshot in _candidates(store, job.name):
-        state = JobState(job, preparation, problem, seeds)
+    for snapshot in _candidates(store, key or job.name):
+        state = JobState(job, preparation, problem, seeds, key=key)
         try:
-            state.replay(store.events(job.name), snapshot)
+            state.replay(store.events(state.key), snapshot)
         except StoreError as error:
             if snapshot is None:
                 raise

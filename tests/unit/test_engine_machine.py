@@ -102,6 +102,20 @@ class Engine(RuleBasedStateMachine):
         self._look()
         assert self.live is None
 
+    @rule()
+    @precondition(lambda self: self.live)
+    def it_is_drained(self) -> None:
+        session = self.live
+        assert session
+        dispatched = len(session.dispatched)
+        session.expected.add(KeyboardInterrupt)
+        session.loop.drain()
+        for _ in range(20):
+            if self.live:
+                self.workers_answer([(0, MEASURED)])
+        assert self.live is None
+        assert len(session.dispatched) == dispatched
+
     @rule(budget=BUDGETS)
     @precondition(lambda self: self.live and not self.old)
     def another_controller_takes_over(self, budget: int) -> None:
@@ -333,6 +347,18 @@ def test_ctrl_c_while_the_store_is_away_loses_nothing(
     machine.it_is_interrupted([(0, MEASURED)])
     kinds = [event.kind for event in machine.log]
     assert kinds == ["OPENED", "ASKED", "COMPLETED", "CLOSED"]
+    machine.teardown()
+
+
+def test_a_drained_search_finishes_what_runs_and_can_go_on(engine: Callable[[], Engine]) -> None:
+    machine = engine()
+    machine.a_session_begins(6, 2)
+    machine.workers_answer([(0, MEASURED)])
+    assert machine.live
+    assert len(machine.live.running) == 2
+    machine.it_is_drained()
+    assert not History.replay(machine.log).pending
+    assert machine.log[-1].body["reason"] == "interrupted"
     machine.teardown()
 
 
