@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 import uuid
+from functools import partial
 from pathlib import Path
 
 from autoprune.errors import RunError
@@ -47,11 +48,14 @@ def remove_artifact(directory: Path, name: str) -> None:
     (directory / name).unlink(missing_ok=True)
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that is there whole or not at all, whatever happens meanwhile."""
+def write_whole(path: Path, content: bytes, mode: int = 0o666) -> None:
+    """Write a file that is there whole or not at all, whatever happens meanwhile.
+
+    Nobody may do more with it than `mode` says, at no moment.
+    """
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        with part.open("xb") as file:
+        with open(part, "xb", opener=partial(os.open, mode=mode)) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -17,7 +17,9 @@ message and exit code 2. Everything else is a fault of the system around us.
     │   ├── StoreUnavailableError    … just now; the same call may succeed later
     │   ├── JobHeldError         another controller drives the job
     │   └── FencedError          this controller's job was taken over by another one
-    └── ExecutorError            workers cannot be started or have gone for good
+    ├── ExecutorError            workers cannot be started or have gone for good
+    ├── ServiceError             a server that does not answer, or that fails
+    └── AccessError              a server that does not let us in, or not do this
 """
 
 from __future__ import annotations
@@ -103,6 +105,14 @@ class FencedError(StoreError):
 
 class ExecutorError(AutopruneError):
     """Workers cannot be started, or have gone for good."""
+
+
+class ServiceError(AutopruneError):
+    """A server does not answer, or fails; the message says what to check."""
+
+
+class AccessError(AutopruneError):
+    """A server does not know who asks, or does not let him do this."""
 
 
 def suggestion(name: str, allowed: Iterable[str]) -> str:

@@ -8,21 +8,17 @@ front.knee()                          # the trial with the best trade-off
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from statistics import NormalDist
 from typing import Self
 
 import numpy as np
 
 from autoprune.contracts.objective import Goal
-from autoprune.errors import InputError, suggestion
-from autoprune.trial import Evaluation, Measurement, Trial, TrialState
-
-_NORMAL = NormalDist()
-# Half a 95 % interval in standard errors.
-_HALF = _NORMAL.inv_cdf(0.975)
-_EXACT_GOALS = 5
-_DIRECTIONS = 2**16
+from autoprune.dominance import NonDominated
+from autoprune.errors import InputError
+from autoprune.front_table import FrontTable, standard_errors
+from autoprune.trial import Evaluation, Trial, TrialState
 
 
 class Front:
@@ -54,10 +50,9 @@ class Front:
         self.goals = tuple(goals)
         self._use_report = use_report
         self._significance = significance
-        self._trials: list[Trial] = []
-        self._losses = np.empty((0, len(self.goals)))
-        self._standing: np.ndarray | None = None
-        self._hypervolume: float | None = None
+        self._trials: dict[int, Trial] = {}
+        self._known = NonDominated(len(self.goals))
+        self._table: FrontTable | None = None
 
     @classmethod
     def of(
@@ -68,18 +63,20 @@ class Front:
         use_report: bool = False,
         significance: float | None = None,
     ) -> Self:
-        """Return the front of `trials`."""
+        """Return the front of `trials`, faster than by adding one after the other."""
         front = cls(goals, use_report=use_report, significance=significance)
-        for trial in trials:
-            front.add(trial)
+        able = [(x, losses) for x in trials if (losses := front._losses(x)) is not None]
+        numbers = np.array([trial.number for trial, _ in able], dtype=np.int64)
+        table = np.array([losses for _, losses in able]).reshape(len(able), len(front.goals))
+        front._known = NonDominated.of(numbers, table)
+        by_number = {trial.number: trial for trial, _ in able}
+        front._trials = {number: by_number[number] for number in front._known.numbers.tolist()}
         return front
 
     @property
     def members(self) -> list[Trial]:
         """The trials of the front, best by the first objective first."""
-        places = self._members()
-        order = np.lexsort((self._numbers(places), *self._losses[places].T[::-1]))
-        return [self._trials[place] for place in places[order]]
+        return [self._trials[number] for number in self._now().members.tolist()]
 
     @property
     def reference_point(self) -> tuple[float | None, ...]:
@@ -88,17 +85,14 @@ class Front:
 
     def add(self, trial: Trial) -> bool:
         """Take in a trial, in time linear in the front; say whether none dominates it so far."""
-        losses = self._loss(trial)
-        if losses is None:
+        losses = self._losses(trial)
+        left = None if losses is None else self._known.add(trial.number, losses)
+        if left is None:
             return False
-        no_worse = (self._losses <= losses).all(axis=1)
-        if no_worse.any():
-            return self._take_equal(trial, np.flatnonzero(no_worse), losses)
-        stays = np.logical_not((losses <= self._losses).all(axis=1))
-        self._trials = [x for x, stay in zip(self._trials, stays, strict=True) if stay]
-        self._trials.append(trial)
-        self._losses = np.vstack([self._losses[stays], losses])
-        self._standing = self._hypervolume = None
+        for number in left:
+            del self._trials[number]
+        self._trials[trial.number] = trial
+        self._table = None
         return True
 
     def hypervolume(self) -> float | None:
@@ -114,12 +108,7 @@ class Front:
         where that takes minutes, it is approximated along directions that are always the same,
         which never shrinks either (tried with 6 to 10 objectives: off by less than 0.003).
         """
-        references = [goal.reference for goal in self.goals]
-        if any(reference is None or reference <= 0 for reference in references):
-            return None  # no box: not measured yet, or the dense network is already ideal
-        if self._hypervolume is None:
-            self._hypervolume = self._dominated_share(np.array(references, dtype=float))
-        return self._hypervolume
+        return self._now().hypervolume
 
     def knee(self) -> Trial:
         """Return the member farthest below the plane through the extremes.
@@ -129,138 +118,50 @@ class Front:
         the end points). Ties go to the lowest trial number. As with every pick, only members
         that miss no soft constraint count where there are any.
         """
-        return self.weighted({goal.name: 1.0 for goal in self.goals})
+        return self._trials[self._now().knee()]
 
     def best(self, metric: str) -> Trial:
         """Return the member that is best in one objective; ties by the others, in order."""
-        places = self._choices()
-        losses = self._losses[places]
-        keys = (self._numbers(places), *losses.T[::-1], losses[:, self._index(metric)])
-        first = places[np.lexsort(keys)[0]]
-        return self._trials[int(first)]
+        return self._trials[self._now().best(metric)]
 
     def weighted(self, weights: Mapping[str, float]) -> Trial:
         """Return the member with the smallest weighted sum of scaled objectives.
 
         Each objective is scaled to [0, 1] over the front; unnamed ones weigh nothing.
         """
-        places = self._choices()
-        vector = np.zeros(len(self.goals))
-        for metric, weight in weights.items():
-            if not 0.0 <= weight < float("inf"):
-                raise InputError(f"the weight of {metric!r} must be 0 or more, given: {weight}")
-            vector[self._index(metric)] = weight
-        if not vector.any():
-            raise InputError("at least one weight must be above 0")
-        losses = self._losses[places]
-        low, high = losses.min(axis=0), losses.max(axis=0)
-        span = np.where(high > low, high - low, 1.0)
-        sums = ((losses - low) / span) @ vector
-        first = places[np.lexsort((self._numbers(places), sums))[0]]
-        return self._trials[int(first)]
+        return self._trials[self._now().weighted(weights)]
 
-    def _choices(self) -> np.ndarray:
-        """Return the places of the members to pick from; raises `InputError` without any."""
-        places = self._members()
-        if not len(places):
-            raise InputError("the front is empty: no feasible trial has completed yet")
-        is_kept = np.array([not self._judged(self._trials[place]).misses for place in places])
-        return places[is_kept] if is_kept.any() else places
+    def _now(self) -> FrontTable:
+        """Return the front as it stands, in numbers."""
+        if self._table is None:
+            judged = [self._judged(self._trials[x]) for x in self._known.numbers.tolist()]
+            self._table = FrontTable(
+                self.goals,
+                self._known.numbers.copy(),
+                self._known.losses.copy(),
+                np.array([bool(each.misses) for each in judged], dtype=bool),
+                self._significance,
+                None if self._significance is None else self._errors(judged),
+            )
+        return self._table
 
-    def _members(self) -> np.ndarray:
-        """Return the places of the members."""
-        if self._significance is None:
-            return np.arange(len(self._trials))
-        if self._standing is None:
-            z = _NORMAL.inv_cdf(1.0 - self._significance / 2.0)
-            errors = np.array([self._standard_errors(trial) for trial in self._trials])
-            beats = _beats(self._losses, z * errors.reshape(self._losses.shape))
-            self._standing = _standing(beats, self._numbers(range(len(beats))))
-        return self._standing
-
-    def _numbers(self, places: Iterable[int]) -> np.ndarray:
-        return np.array([self._trials[place].number for place in places])
+    def _errors(self, judged: Sequence[Evaluation]) -> np.ndarray:
+        """Return the standard errors of evaluations, shape (n, goals)."""
+        rows = [[each.measurements[goal.name] for goal in self.goals] for each in judged]
+        ends = np.array([[(x.low, x.high) for x in row] for row in rows], dtype=float)
+        return standard_errors(ends.reshape(len(judged), len(self.goals), 2))
 
     def _judged(self, trial: Trial) -> Evaluation:
         evaluation = trial.report if self._use_report else trial.evaluation
         assert evaluation is not None, f"trial {trial.number} has no evaluation"
         return evaluation
 
-    def _standard_errors(self, trial: Trial) -> list[float]:
-        """Return the standard error of every objective; 0.0 where there is no interval."""
-        measurements = self._judged(trial).measurements
-        return [_standard_error(measurements[goal.name]) for goal in self.goals]
-
-    def _loss(self, trial: Trial) -> np.ndarray | None:
+    def _losses(self, trial: Trial) -> list[float] | None:
+        """Return the losses of a trial, None for one that cannot enter."""
         evaluation = trial.report if self._use_report else trial.evaluation
         if trial.state is not TrialState.COMPLETED or evaluation is None:
             return None
         if not evaluation.is_feasible:
             return None
-        losses = np.array([goal.loss(evaluation.value(goal.name)) for goal in self.goals])
-        return losses if np.isfinite(losses).all() else None
-
-    def _take_equal(self, trial: Trial, better: np.ndarray, losses: np.ndarray) -> bool:
-        """Swap in a trial that equals a member and has the lower number."""
-        index = int(better[0])
-        is_equal = bool((self._losses[index] == losses).all())
-        if not is_equal or self._trials[index].number <= trial.number:
-            return False
-        self._trials[index] = trial
-        self._standing = None
-        return True
-
-    def _dominated_share(self, references: np.ndarray) -> float:
-        signs = np.array([goal.loss(1.0) for goal in self.goals])
-        scaled = self._losses / np.abs(references)
-        # A maximised objective is worth its excess over the reference, at most one of it.
-        scaled = np.where(signs < 0, scaled + 2.0, scaled)
-        inside = np.clip(scaled[(scaled < 1.0).all(axis=1)], 0.0, 1.0)
-        if len(inside) == 0:
-            return 0.0
-        import moocore  # slow to import, and needed by nobody who only reads the front
-
-        corner = np.ones(len(self.goals))
-        if len(corner) <= _EXACT_GOALS:
-            return float(moocore.hypervolume(inside, ref=corner))
-        return min(1.0, float(moocore.hv_approx(inside, ref=corner, nsamples=_DIRECTIONS)))
-
-    def _index(self, metric: str) -> int:
-        names = [goal.name for goal in self.goals]
-        if metric not in names:
-            raise InputError(f"{metric!r} is no objective of this job; {suggestion(metric, names)}")
-        return names.index(metric)
-
-
-def _standard_error(measured: Measurement) -> float:
-    if measured.low is None or measured.high is None:
-        return 0.0
-    return (measured.high - measured.low) / (2.0 * _HALF)
-
-
-def _beats(losses: np.ndarray, margins: np.ndarray) -> np.ndarray:
-    """Return who beats whom, shape (n, n), of losses and their margins, shape (n, goals)."""
-    better = np.zeros((len(losses), len(losses)), dtype=bool)
-    for loss, margin in zip(losses.T, margins.T, strict=True):
-        # Most objectives are exact: without margins there is no root to take.
-        limits = np.sqrt(np.add.outer(margin**2, margin**2)) if margin.any() else 0.0
-        better |= np.subtract.outer(loss, loss) < -limits
-    return better & ~better.T
-
-
-def _standing(beats: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """Return who remains, as places, when all that those who remain beat have left."""
-    remaining = np.ones(len(beats), dtype=bool)
-    stands = np.zeros(len(beats), dtype=bool)
-    rivals = beats.sum(axis=0)
-    while remaining.any():
-        chosen = np.flatnonzero(remaining & (rivals == 0))
-        if not len(chosen):  # they beat each other in a circle
-            left = np.flatnonzero(remaining)
-            chosen = left[np.lexsort((numbers[left], rivals[left]))[:1]]
-        leave = remaining & beats[chosen].any(axis=0)
-        stands[chosen] = True
-        remaining[chosen] = False
-        remaining &= ~leave
-        rivals -= beats[leave].sum(axis=0)
-    return np.flatnonzero(stands)
+        losses = [goal.loss(evaluation.value(goal.name)) for goal in self.goals]
+        return losses if all(map(math.isfinite, losses)) else None

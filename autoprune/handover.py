@@ -15,35 +15,34 @@ from autoprune.controller.roster import seed_of
 from autoprune.errors import ExportError
 from autoprune.evaluation.evaluator import NetworkEvaluator
 from autoprune.job.spec import PluginSpec
-from autoprune.run import FILES_NAME, Run, shown
-from autoprune.trial import Trial, TrialState
+from autoprune.run_view import RunView
+from autoprune.trial import Trial, TrialState, shown
 
 _EXAMPLES = 16
 
 
-def export_trial(run: Run, trial: Trial, target: str, path: Path) -> Exported:
+def export_trial(run: RunView, trial: Trial, target: str, path: Path, *, files: Path) -> Exported:
     """Write a trial's network in the format `target`, read it back and compare.
 
-    Raises `ExportError` when the trial has no network or the path cannot be used, and
-    `PluginError` for an unknown format.
+    `files` is the directory of the weights that the run kept. Raises `ExportError` when the
+    trial has no network or the path cannot be used, and `PluginError` for an unknown format.
     """
     exporter: Exporter = plugins.create("exporter", PluginSpec(name=target))
     if trial.state is not TrialState.COMPLETED:
         raise ExportError(f"trial {trial.number} is {trial.state}; only completed trials export")
     if path.exists():
         raise ExportError(f"{path} exists already; name another file or remove it")
-    return exporter.export(candidate_of(run, trial), path)
+    return exporter.export(candidate_of(run, trial, files), path)
 
 
-def candidate_of(run: Run, trial: Trial) -> Candidate:
+def candidate_of(run: RunView, trial: Trial, files: Path) -> Candidate:
     """Return the trial's network in float32 on the CPU, with real inputs and its provenance.
 
     Reported trials load the weights that were measured; others are made again from their
     seed, which trains them again where their rung trains.
     """
     job = {**run.job.to_json(), "resources": {**run.job.to_json()["resources"], "device": "cpu"}}
-    files = str(run.directory / FILES_NAME)
-    evaluator = NetworkEvaluator(job=job, preparation=run.preparation, files=files)
+    evaluator = NetworkEvaluator(job=job, preparation=run.preparation, files=str(files))
     bench = evaluator.bench
     weights = shown(trial).weights
     if weights is not None:
@@ -65,7 +64,7 @@ def candidate_of(run: Run, trial: Trial) -> Candidate:
     )
 
 
-def _provenance(run: Run, trial: Trial, input_shape: tuple[int, ...]) -> dict[str, Any]:
+def _provenance(run: RunView, trial: Trial, input_shape: tuple[int, ...]) -> dict[str, Any]:
     measured = shown(trial).measurements
     return {
         "job": run.job.name,

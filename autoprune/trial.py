@@ -244,3 +244,10 @@ class Trial:
     report: Evaluation | None = None
     failure: Failure | None = None
     teacher: int | None = None
+
+
+def shown(trial: Trial) -> Evaluation:
+    """Return the evaluation that people see: on the report split once it is measured there."""
+    evaluation = trial.report or trial.evaluation
+    assert evaluation is not None, f"trial {trial.number} has no evaluation"
+    return evaluation

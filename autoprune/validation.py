@@ -49,16 +49,22 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> Job:
     return validated(read_job_file(path, overrides), source=str(path))
 
 
-def validated(raw: Mapping[str, Any], source: str = "job") -> Job:
-    """Return the valid job that `raw` describes; raises `JobError` with every problem."""
+def validated(
+    raw: Mapping[str, Any], source: str = "job", *, loads_plugins: bool = True
+) -> Job:
+    """Return the valid job that `raw` describes; raises `JobError` with every problem.
+
+    Without `loads_plugins` only its form is judged, and nothing that it names is imported.
+    """
     problems: list[Violation] = []
     job = None
     try:
         job = Job.model_validate(raw)
     except ValidationError as error:
         problems += [_violation(each) for each in error.errors() if not _follows(each, error)]
-    problems += _plugin_problems(raw)
-    if job is not None:
+    if loads_plugins:
+        problems += _plugin_problems(raw)
+    if loads_plugins and job is not None:
         problems += _meaning_problems(job)
     if problems or job is None:
         raise JobError(problems, source)

@@ -62,7 +62,8 @@ def search(
     _check_place(job, address, detach)
     directory = Path("runs") / job.name if run is None else Path(run)
     if not _exists(directory, resume=resume):
-        _create(job, directory, warm_start, store, is_elsewhere=address is not None)
+        here = address is None
+        create(job, directory, warm_start=warm_start, store=store, is_elsewhere=not here)
     elif warm_start is not None or store is not None:
         raise RunError(f"{directory} has begun already: a warm start and a store are for new runs")
     _check_same(job, directory)
@@ -135,17 +136,19 @@ def _job(job: Job | Mapping[str, Any] | str | Path) -> Job:
     return validated(job) if isinstance(job, Mapping) else load_job(Path(job))
 
 
-def _create(
+def create(
     job: Job,
     directory: Path,
-    warm_start: str | Path | None,
-    store: str | None,
     *,
-    is_elsewhere: bool,
+    warm_start: str | Path | None = None,
+    store: str | None = None,
+    is_elsewhere: bool = True,
+    key: str | None = None,
 ) -> None:
     """Check everything, then make the run directory with an empty log.
 
-    Where evaluations run `is_elsewhere`, this machine need not have the job's device.
+    Where evaluations run `is_elsewhere`, this machine need not have the job's device. `key` is
+    what the log is called in its store, where that is not the job's name. Raises `InputError`.
     """
     earlier = Run.open(Path(warm_start)) if warm_start is not None else None
     here = job.resources.model_copy(update={"device": "auto"})
@@ -163,8 +166,8 @@ def _create(
         "preparation": found.preparation.to_json(),
         "warm_start": [policy.to_json() for policy in seeds],
     }
-    with place_store(directory, store, job.name) as opened:
-        opened.create_job(job.name, spec)
+    with place_store(directory, store, key or job.name) as opened:
+        opened.create_job(key or job.name, spec)
 
 
 def _seeds(earlier: Run, problem: SearchProblem) -> list[Policy]:

@@ -30,7 +30,7 @@ class Server:
         self._user = _account()
         if self._user is not None:
             shutil.chown(self._directory, self._user)
-        self._port = _free_port()
+        self._port = free_port()
         self._databases = 0
         self._run("initdb", "--auth=trust", "--username=tester", "--encoding=UTF8", "--no-locale")
         self.start()
@@ -117,7 +117,7 @@ def _account() -> str | None:
     return "postgres" if "postgres" in accounts else "nobody"
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from autoprune.cli import serve, service
+from autoprune.cli.access import Access, RunName, takes_access
+from autoprune.cli.options import Format, FormatOption, JobFile, Overrides, print_json
 from autoprune.errors import AutopruneError, InputError
 
 if TYPE_CHECKING:
@@ -27,20 +28,7 @@ app = typer.Typer(
 )
 
 
-class Format(StrEnum):
-    """How results are printed."""
-
-    text = "text"
-    json = "json"
-
-
-JobFile = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The job file.")]
 RunDirectory = Annotated[Path, typer.Argument(metavar="RUN", help="The run's directory.")]
-FormatOption = Annotated[Format, typer.Option("--format", help="For people, or for programs.")]
-Overrides = Annotated[
-    list[str],
-    typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override a job key; may be repeated."),
-]
 
 
 @app.command()
@@ -103,34 +91,9 @@ def _print_run(run: Run, format_: Format) -> None:
     from autoprune.cli.tables import print_result
 
     if format_ is Format.json:
-        _print_json(run.front_json())
+        print_json(run.front_json())
     else:
         print_result(run)
-
-
-@app.command()
-def submit(
-    job: JobFile,
-    via_ray_job: Annotated[
-        str, typer.Option(metavar="URL", help="Ray's job API, http://HOST:8265.")
-    ],
-    run: Annotated[str, typer.Option(help="Directory of the run, an absolute path there.")],
-    store: Annotated[
-        str | None, typer.Option(metavar="URL", help="A PostgreSQL store, without its password.")
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
-    set_: Overrides = [],
-    format_: FormatOption = Format.text,
-) -> None:
-    """Have a Ray cluster search, and return at once."""
-    from cluster import ray_job
-
-    submission = ray_job.submit(job, via_ray_job, run, overrides=set_, store=store, resume=resume)
-    if format_ is Format.json:
-        _print_json({"submission_id": submission, "dashboard": via_ray_job, "run": run})
-    else:
-        typer.echo(f"submitted {submission}; follow it:")
-        typer.echo(f"  ray job logs --address {via_ray_job} --follow {submission}")
 
 
 @app.command()
@@ -150,14 +113,16 @@ def inspect(
     Roster(found.job, problem_of(found.job, found.preparation))  # can the searchers serve?
     body = inspection(found, seconds_per_trial(found))
     if format_ is Format.json:
-        _print_json(body)
+        print_json(body)
     else:
         print_inspection(body, found)
 
 
 @app.command()
+@takes_access
 def front(
-    run: RunDirectory,
+    run: RunName,
+    access: Access,
     all_: Annotated[bool, typer.Option("--all", help="Every completed trial.")] = False,
     where: Annotated[list[str], typer.Option(help="A bound, as 'macs<=2e7'.")] = [],
     sort: Annotated[str | None, typer.Option(help="Metric to sort by.")] = None,
@@ -169,59 +134,60 @@ def front(
 ) -> None:
     """Show the front of a run."""
     from autoprune.cli.tables import print_front
-    from autoprune.run import Run
 
-    opened = Run.open(run)
-    if pick is not None:
-        trials = [opened.trial(pick)]
-    else:
-        trials = opened.select(everything=all_, where=where, sort=sort, top=top)
-    if format_ is Format.json:
-        _print_json(opened.front_json(trials))
-    else:
-        print_front(opened, trials)
+    with access.opened(run) as opened:
+        if pick is not None:
+            trials = [opened.trial(pick)]
+        else:
+            trials = opened.select(everything=all_, where=where, sort=sort, top=top)
+        if format_ is Format.json:
+            print_json(opened.front_json(trials))
+        else:
+            print_front(opened, trials)
 
 
 @app.command()
+@takes_access
 def show(
-    run: RunDirectory,
+    run: RunName,
     trial: Annotated[str, typer.Argument(help="A trial number, knee, best:METRIC …")],
+    access: Access,
     format_: FormatOption = Format.text,
 ) -> None:
     """Show one trial: policy, costs, evaluations, what dominates it."""
     from autoprune.cli.tables import print_trial
-    from autoprune.run import Run
 
-    opened = Run.open(run)
-    body = opened.show_json(opened.trial(trial))
-    if format_ is Format.json:
-        _print_json(body)
-    else:
-        print_trial(opened, body)
+    with access.opened(run) as opened:
+        chosen = opened.trial(trial)
+        body = opened.show_json(chosen)
+        if format_ is Format.json:
+            print_json(body)
+        else:
+            print_trial(opened, chosen, body)
 
 
 @app.command()
+@takes_access
 def export(
-    run: RunDirectory,
+    run: RunName,
     trial: Annotated[str, typer.Argument(help="A trial number, knee, best:METRIC …")],
-    to: Annotated[str, typer.Option(help="The format: onnx or torch.")],
+    access: Access,
+    to: Annotated[str, typer.Option(help="The format: onnx, torch or another exporter.")],
     out: Annotated[Path, typer.Option(help="The file to write; it must not exist.")],
     format_: FormatOption = Format.text,
 ) -> None:
     """Write a trial's network, read it back, compare its outputs, and say where it is."""
-    from autoprune.handover import export_trial
-    from autoprune.run import Run
-
-    opened = Run.open(run)
-    chosen = opened.trial(trial)
-    written = export_trial(opened, chosen, to, out)
+    with access.opened(run) as opened:
+        chosen = opened.trial(trial)
+        written = opened.export(chosen, to, out)
     if format_ is Format.json:
-        _print_json(
+        print_json(
             {
                 "path": str(written.path),
                 "trial": chosen.number,
                 "size_bytes": written.size_bytes,
                 "max_error": written.max_error,
+                "unit": written.unit,
             }
         )
     else:
@@ -253,7 +219,7 @@ def plugins(format_: FormatOption = Format.text) -> None:
 
     listing = {kind: names(kind) for kind in SHELVES}
     if format_ is Format.json:
-        _print_json(listing)
+        print_json(listing)
     else:
         print_plugins(listing)
 
@@ -271,11 +237,15 @@ def doctor(
 
     findings = examine_installation() if run is None else examine_run(run)
     if format_ is Format.json:
-        _print_json([asdict(each) for each in findings])
+        print_json([asdict(each) for each in findings])
     else:
         print_findings(findings)
     if any(each.health is Health.BROKEN for each in findings):
         raise typer.Exit(1)
+
+
+app.add_typer(service.app)
+app.add_typer(serve.app)
 
 
 def main() -> None:
@@ -289,10 +259,6 @@ def main() -> None:
     except AutopruneError as error:
         typer.echo(f"failed: {error}", err=True)
         sys.exit(1)
-
-
-def _print_json(body: Any) -> None:
-    typer.echo(json.dumps(body, indent=2, allow_nan=False))
 
 
 if __name__ == "__main__":

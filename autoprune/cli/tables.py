@@ -12,8 +12,9 @@ from rich.table import Table
 from autoprune.numbers import readable
 from autoprune.report.remarks import by_group, deployed, details, forecasts, is_deployed, remarks
 from autoprune.report.summary import summarise
-from autoprune.run import REPORT_NAME, Run, shown
-from autoprune.trial import Measurement, Trial
+from autoprune.run import REPORT_NAME, Run
+from autoprune.run_view import RunView
+from autoprune.trial import Measurement, Trial, shown
 
 if TYPE_CHECKING:
     from autoprune.preflight import Preflight
@@ -50,7 +51,7 @@ def print_result(run: Run) -> None:
     _console.print(f"report: {run.directory / REPORT_NAME}", soft_wrap=True)
 
 
-def print_front(run: Run, trials: Sequence[Trial]) -> None:
+def print_front(run: RunView, trials: Sequence[Trial]) -> None:
     """Print trials with their objectives; the dense network stands above for comparison.
 
     Where there is no room for them, intervals and shares of dense are left out.
@@ -66,7 +67,7 @@ def print_front(run: Run, trials: Sequence[Trial]) -> None:
         _console.print(f"* {line}")
 
 
-def _front_table(run: Run, trials: Sequence[Trial], *, is_wide: bool) -> Table:
+def _front_table(run: RunView, trials: Sequence[Trial], *, is_wide: bool) -> Table:
     splits = {"report" if trial.report else "search" for trial in trials}
     where = " and ".join(sorted(splits)) or "search"
     title = f"{run.job.name}: {len(trials)} trials, values on the {where} split"
@@ -89,8 +90,8 @@ def _front_table(run: Run, trials: Sequence[Trial], *, is_wide: bool) -> Table:
     return table
 
 
-def print_trial(run: Run, body: Mapping[str, Any]) -> None:
-    """Print one trial as `Run.show_json` describes it."""
+def print_trial(run: RunView, trial: Trial, body: Mapping[str, Any]) -> None:
+    """Print one trial as `show_json` of its run describes it."""
     _console.print(f"[bold]trial {body['id']}[/bold]  {body['state']}  by {body['searcher']}")
     _console.print(f"policy {body['policy_sha256']}")
     if body["failure"]:
@@ -120,7 +121,6 @@ def print_trial(run: Run, body: Mapping[str, Any]) -> None:
         cells = (each["trial"], each["rung"], each["split"], measured, f"{each['seconds']:.2f}")
         table.add_row(*map(str, cells))
     _console.print(table)
-    trial = run.history.trials[body["id"]]
     if trial.evaluation is not None:
         _print_details(run, trial)
     others = ", ".join(map(str, body["dominated_by"]))
@@ -138,7 +138,7 @@ def _layer_table(layers: Mapping[str, Any]) -> Table:
     return table
 
 
-def _print_details(run: Run, trial: Trial) -> None:
+def _print_details(run: RunView, trial: Trial) -> None:
     """Print what goes with a trial's values, what was noted of them, and every group's."""
     for line in (*details(trial), *remarks([trial])):
         _console.print(line)
@@ -202,7 +202,7 @@ def print_plugins(listing: Mapping[str, Mapping[str, str]]) -> None:
         _console.print(table)
 
 
-def _cells(run: Run, trial: Trial, dense: Trial | None, *, is_wide: bool) -> list[str]:
+def _cells(run: RunView, trial: Trial, dense: Trial | None, *, is_wide: bool) -> list[str]:
     cells = [str(trial.number)]
     for goal in run.goals:
         measured = shown(trial).measurements[goal.name]

@@ -4,6 +4,7 @@
     epoch = store.acquire("resnet20", "host-a/17", lease_s=20.0)      # this job is mine now
     store.append("resnet20", [Entry("ASKED", trial=0, body={...})], epoch=epoch, after=0)
     for event in store.events("resnet20", after=0): ...
+    for each in store.outline("resnet20", bodies=[EventKind.CLOSED]): ...   # few bodies
     store.release("resnet20", epoch)
 
 * `append` is atomic and durable: when it returns, all entries survive a power cut; when it
@@ -21,10 +22,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 
 class EventKind(StrEnum):
@@ -75,6 +76,30 @@ class Event:
     body: Mapping[str, Any]
 
 
+class Origin(NamedTuple):
+    """Where a trial comes from: who proposed it, at which rung, promoted from which trial."""
+
+    searcher: str
+    rung: int
+    parent: int | None
+
+
+class Outline(NamedTuple):
+    """An event of which only some is read: with its body, or without (None).
+
+    `origin` is there for ASKED events, whatever becomes of their bodies. A tuple, for logs have
+    hundreds of thousands of them.
+    """
+
+    seq: int
+    time: float
+    kind: EventKind
+    trial: int | None
+    attempt: int
+    body: Mapping[str, Any] | None = None
+    origin: Origin | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class JobRecord:
     """A job as stored: its name, the whole specification, and when it was created."""
@@ -103,6 +128,10 @@ class Store(ABC):
     @abstractmethod
     def create_job(self, name: str, spec: Mapping[str, Any]) -> JobRecord:
         """Create a job with an empty log; raises `StoreError` if the name is taken."""
+
+    @abstractmethod
+    def delete_job(self, name: str) -> None:
+        """Remove a job with its log and snapshots; one that is gone already is no error."""
 
     @abstractmethod
     def jobs(self) -> Sequence[JobRecord]:
@@ -144,6 +173,23 @@ class Store(ABC):
     @abstractmethod
     def events(self, job: str, after: int = 0) -> Iterator[Event]:
         """Iterate over the events with `seq > after`, in order."""
+
+    @abstractmethod
+    def outline(
+        self, job: str, after: int = 0, *, bodies: Collection[EventKind]
+    ) -> Iterator[Outline]:
+        """Iterate as `events` does, but leave out the bodies of other kinds than `bodies`.
+
+        Several times as fast where those are most of a log.
+        """
+
+    @abstractmethod
+    def events_at(self, job: str, seqs: Sequence[int]) -> Sequence[Event]:
+        """Return the events at `seqs`, in that order; raises `StoreError` where there is none."""
+
+    def event(self, job: str, seq: int) -> Event:
+        """Return the event at `seq`; raises `StoreError` where there is none."""
+        return self.events_at(job, [seq])[0]
 
     @abstractmethod
     def save_snapshot(self, job: str, seq: int, body: bytes, *, epoch: int = 0) -> None:

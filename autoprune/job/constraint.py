@@ -9,6 +9,7 @@ constraint.violation(value=30e6, dense=40e6)       # 0.25: a quarter over the bo
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,7 +18,8 @@ from typing import Any, Literal
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+# Possessive: otherwise a thousand digits and a typing error take a million attempts.
+_NUMBER = r"[-+]?(?:\d++(?:\.\d*+)?|\.\d++)(?:[eE][-+]?\d++)?"
 _PATTERN = re.compile(
     rf"^\s*(?P<metric>[A-Za-z_]\w*)\s*(?P<relation><=|>=)\s*(?:"
     rf"(?:(?P<factor>{_NUMBER})\s*\*\s*)?(?P<dense>dense)(?:\s*(?P<sign>[-+])\s*(?P<offset>{_NUMBER}))?"
@@ -56,6 +58,8 @@ class Constraint:
             factor = float(match["factor"] or 1)
         else:
             factor, offset = 0.0, float(match["bound"])
+        if not (math.isfinite(factor) and math.isfinite(offset)):
+            raise ValueError("a bound is a finite number")
         return cls(" ".join(str(text).split()), match["metric"], relation, factor, offset)
 
     def bound(self, dense: float) -> float:

@@ -20,8 +20,8 @@ from autoprune.controller.roster import DENSE
 from autoprune.front import Front
 from autoprune.numbers import readable
 from autoprune.report.summary import described, labels
-from autoprune.run import Run, shown
-from autoprune.trial import Evaluation, Measurement, Trial
+from autoprune.run import Run
+from autoprune.trial import Evaluation, Measurement, Trial, shown
 
 INK = "ink"
 GREY = "#8b929b"

@@ -21,8 +21,8 @@ from autoprune.numbers import readable
 from autoprune.report import figures
 from autoprune.report.remarks import by_group, deployed, forecasts, is_deployed, remarks
 from autoprune.report.summary import interval, summarise
-from autoprune.run import Run, shown
-from autoprune.trial import Evaluation, Trial
+from autoprune.run import Run
+from autoprune.trial import Evaluation, Trial, shown
 
 _STATES = {
     "finished": "finished",

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from autoprune.numbers import readable
-from autoprune.run import Run, shown
-from autoprune.trial import Measurement, Trial
+from autoprune.run_view import RunView
+from autoprune.trial import Measurement, Trial, shown
 
 _FEW = 6
 
@@ -58,7 +58,7 @@ def _numbers(numbers: list[int], count: int) -> str:
     return f"{few} and {len(numbers) - _FEW} more:" if len(numbers) > _FEW else f"{few}:"
 
 
-def forecasts(run: Run) -> list[str]:
+def forecasts(run: RunView) -> list[str]:
     """Return how well metrics were predicted before they were measured, a line each."""
     lines = []
     for metric, error in run.forecast_errors().items():
@@ -108,7 +108,7 @@ class GroupRow:
     value: str
 
 
-def by_group(run: Run, trial: Trial) -> list[GroupRow]:
+def by_group(run: RunView, trial: Trial) -> list[GroupRow]:
     """Return every group's value, of each metric that groups are judged by.
 
     Metrics that come from the same values, as errors of groups, are shown once.

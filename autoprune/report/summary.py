@@ -11,8 +11,8 @@ from autoprune.contracts.objective import Goal
 from autoprune.controller.roster import WARM_START, labels_of
 from autoprune.front import Front
 from autoprune.numbers import readable
-from autoprune.run import Run, shown
-from autoprune.trial import Measurement, Trial, TrialState
+from autoprune.run import Run
+from autoprune.trial import Measurement, Trial, TrialState, shown
 
 WHOLE = "front"
 

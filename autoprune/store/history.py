@@ -18,6 +18,7 @@ from typing import Any, Self
 from autoprune.contracts.store import Event, EventKind
 from autoprune.errors import StoreError
 from autoprune.policy import Policy
+from autoprune.store.sessions import Sessions
 from autoprune.trial import Evaluation, Failure, Trial, TrialState
 
 
@@ -27,12 +28,9 @@ class History:
     def __init__(self) -> None:
         self.trials: dict[int, Trial] = {}
         self.last_seq = 0
-        self.close_reason: str | None = None
-        self.close_detail = ""
+        self.sessions = Sessions()
         self._by_policy: dict[tuple[str, int], int] = {}
         self._open: dict[int, None] = {}
-        self._closed_sessions_s = 0.0
-        self._session: tuple[float, float] | None = None
 
     @classmethod
     def replay(cls, events: Iterable[Event]) -> Self:
@@ -55,8 +53,17 @@ class History:
     @property
     def elapsed_s(self) -> float:
         """Seconds worked: for each session, from OPENED to its last event."""
-        start, last = self._session or (0.0, 0.0)
-        return self._closed_sessions_s + last - start
+        return self.sessions.elapsed_s
+
+    @property
+    def close_reason(self) -> str | None:
+        """Why the last session ended; None while one is open, or ended without saying so."""
+        return self.sessions.close_reason
+
+    @property
+    def close_detail(self) -> str:
+        """What people may want to know of that."""
+        return self.sessions.close_detail
 
     def known(self, policy_sha256: str, rung: int) -> Trial | None:
         """Return the trial that answers, or will answer, a canonical policy at a rung."""
@@ -82,7 +89,7 @@ class History:
         """Take in the next event; raises `StoreError` if it cannot follow."""
         if event.seq != self.last_seq + 1:
             raise StoreError(f"the log has event {event.seq} after {self.last_seq}: a gap")
-        self._follow_session(event)
+        self.sessions.follow(event.seq, event.time, event.kind, event.body)
         if event.kind is EventKind.ASKED:
             self._ask(event)
         elif event.trial is not None:
@@ -91,18 +98,6 @@ class History:
                 raise StoreError(f"event {event.seq} names trial {event.trial}, never asked")
             self._advance(trial, event)
         self.last_seq = event.seq
-
-    def _follow_session(self, event: Event) -> None:
-        if event.kind is EventKind.OPENED:
-            self._closed_sessions_s = self.elapsed_s
-            self._session = (event.time, event.time)
-            self.close_reason, self.close_detail = None, ""
-        elif self._session is not None:
-            # A clock that is set back must not give time back to the budget.
-            self._session = (self._session[0], max(self._session[1], event.time))
-        if event.kind is EventKind.CLOSED:
-            self.close_reason = event.body["reason"]
-            self.close_detail = event.body["detail"]
 
     def _ask(self, event: Event) -> None:
         if event.trial != self.next_number:

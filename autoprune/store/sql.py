@@ -14,32 +14,37 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sql
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as NoConnectionError
+from sqlalchemy.exc import IntegrityError
 
-from autoprune.contracts.store import Entry, Event, EventKind, JobRecord, Lease, Store
+from autoprune.contracts.store import (
+    Entry,
+    Event,
+    EventKind,
+    JobRecord,
+    Lease,
+    Origin,
+    Outline,
+    Store,
+)
 from autoprune.errors import (
     FencedError,
     JobHeldError,
     StoreError,
-    StoreUnavailableError,
     suggestion,
 )
 from autoprune.store import schema
-from autoprune.store.backend import Backend
+from autoprune.store.databases import backend_of
 from autoprune.store.derived import Row, derive
 from autoprune.store.migration import require_readable, upgrade, version_of
-from autoprune.store.postgres import DRIVER, postgres_backend
-from autoprune.store.sqlite import sqlite_backend
+from autoprune.store.rows import body_text, event_in, job_in, json_text, outlines_in
 
-PAGE = 1000  # events per read transaction
-_OF_NO_TRIAL = (EventKind.OPENED, EventKind.CLOSED, EventKind.TRAINED)
+PAGE = 1000  # events per query
 _SNAPSHOTS = 2  # kept per job: the newest may turn out to be damaged
 # Built once: an append takes longer to word its statements than to run them.
 _NEWEST = sql.select(sql.func.max(schema.event.c.seq)).where(
@@ -58,7 +63,7 @@ class SqlStore(Store):
     """
 
     def __init__(self, target: str | Path, *, read_only: bool = False) -> None:
-        self._backend = _backend(target, read_only)
+        self._backend = backend_of(target, read_only=read_only)
         self.name = self._backend.name
         self._read_only = read_only
         self._is_closed = False
@@ -77,7 +82,7 @@ class SqlStore(Store):
 
     def create_job(self, name: str, spec: Mapping[str, Any]) -> JobRecord:
         """Create a job with an empty log; raises `StoreError` if the name is taken."""
-        text = _json(spec, f"the specification of job {name!r}")
+        text = json_text(spec, f"the specification of job {name!r}")
         created = time.time()
         row = {"name": name, "spec": text, "created": created, "epoch": 0}
         with self._transaction(f"create job {name!r}", writes=True) as connection:
@@ -88,18 +93,25 @@ class SqlStore(Store):
                 raise StoreError(message) from error
         return JobRecord(name, json.loads(text), created)
 
+    def delete_job(self, name: str) -> None:
+        """Remove a job with all that belongs to it; one that is gone already is no error."""
+        with self._transaction(f"delete job {name!r}", writes=True) as connection:
+            for table in (schema.artifact, schema.trial, schema.snapshot, schema.event):
+                connection.execute(sql.delete(table).where(table.c.job == name))
+            connection.execute(sql.delete(schema.job).where(schema.job.c.name == name))
+
     def jobs(self) -> Sequence[JobRecord]:
         """Return all jobs, oldest first."""
         query = sql.select(schema.job).order_by(schema.job.c.created, schema.job.c.name)
         with self._transaction("list the jobs") as connection:
-            return [_record_of(row) for row in connection.execute(query)]
+            return [job_in(row) for row in connection.execute(query)]
 
     def find(self, name: str) -> JobRecord | None:
         """Return the job of that name, None if there is none."""
         query = sql.select(schema.job).where(schema.job.c.name == name)
         with self._transaction(f"look for job {name!r}") as connection:
             row = connection.execute(query).one_or_none()
-            return None if row is None else _record_of(row)
+            return None if row is None else job_in(row)
 
     def acquire(
         self, job: str, owner: str, lease_s: float, *, instead_of: int | None = None
@@ -142,7 +154,7 @@ class SqlStore(Store):
         Raises `StoreError` for an unknown job, an entry that is not plain JSON (NaN and
         infinity included) or cannot follow, or a failed write; then nothing was written.
         """
-        bodies = [_body(place, entry) for place, entry in enumerate(entries)]
+        bodies = [body_text(place, entry) for place, entry in enumerate(entries)]
         with self._transaction(f"append to job {job!r}", writes=True) as connection:
             self._hold(connection, job, epoch)
             last = connection.scalar(_NEWEST, {"of": job}) or 0
@@ -164,7 +176,7 @@ class SqlStore(Store):
                 }
                 for seq, (entry, body) in enumerate(zip(entries, bodies, strict=True), last + 1)
             ]
-            events = [_event_of(row) for row in rows]
+            events = [event_in(row) for row in rows]
             if rows:
                 connection.execute(_INSERT, rows)
                 derive(connection, job, events)
@@ -176,9 +188,34 @@ class SqlStore(Store):
         Events appended while the iteration runs may be included. Raises `StoreError` at
         once for an unknown job.
         """
-        with self._transaction(f"read job {job!r}") as connection:
-            self._locked(connection, job)
-        return self._pages(job, after)
+        self._require(job)
+        pages = self._pages(job, after, list(schema.event.c))
+        return (event_in(row._mapping) for page in pages for row in page)
+
+    def outline(
+        self, job: str, after: int = 0, *, bodies: Collection[EventKind]
+    ) -> Iterator[Outline]:
+        """Iterate as `events` does, without the bodies of other kinds than `bodies`."""
+        self._require(job)
+        table = schema.event.c
+        body = sql.case((table.kind.in_(map(str, bodies)), table.body))
+        columns = [table.seq, table.time, table.kind, table.trial, table.attempt, body]
+        pages = self._pages(job, after, columns)
+        return (each for page in pages for each in outlines_in(job, page, self._origins(job, page)))
+
+    def events_at(self, job: str, seqs: Sequence[int]) -> Sequence[Event]:
+        """Return the events at `seqs`, in that order; raises `StoreError` where there is none."""
+        self._require(job)
+        table, found = schema.event, dict[int, Event]()
+        with self._transaction(f"read events of job {job!r}") as connection:
+            for start in range(0, len(seqs), PAGE):
+                is_named = table.c.seq.in_(seqs[start : start + PAGE])
+                query = sql.select(table).where(table.c.job == job, is_named)
+                events = map(event_in, connection.execute(query).mappings())
+                found |= {event.seq: event for event in events}
+        if missing := set(seqs) - found.keys():
+            raise StoreError(f"job {job!r} has no event {min(missing)}")
+        return [found[seq] for seq in seqs]
 
     def save_snapshot(self, job: str, seq: int, body: bytes, *, epoch: int = 0) -> None:
         """Keep a snapshot in place of one at the same event, and the newest before it."""
@@ -224,17 +261,40 @@ class SqlStore(Store):
         self._is_closed = True
         self._backend.engine.dispose()
 
-    def _pages(self, job: str, after: int) -> Iterator[Event]:
-        table = schema.event
-        query = sql.select(table).where(table.c.job == job).order_by(table.c.seq).limit(PAGE)
+    def _require(self, job: str) -> None:
+        """Raise `StoreError` where there is no such job."""
+        with self._transaction(f"read job {job!r}") as connection:
+            self._locked(connection, job)
+
+    def _pages(
+        self, job: str, after: int, columns: Sequence[sql.ColumnElement[Any]]
+    ) -> Iterator[Sequence[sql.Row[Any]]]:
+        """Yield the events with `seq > after` in pages; seq must be among `columns`."""
+        table = schema.event.c
+        query = sql.select(*columns).where(table.job == job).order_by(table.seq).limit(PAGE)
         while True:
             with self._transaction(f"read job {job!r}") as connection:
-                rows = connection.execute(query.where(table.c.seq > after)).mappings().all()
-            for row in rows:
-                yield _event_of(row)
+                rows = connection.execute(query.where(table.seq > after)).all()
+            yield rows
             if len(rows) < PAGE:
                 return
-            after = rows[-1]["seq"]
+            after = rows[-1].seq
+
+    def _origins(self, job: str, rows: Iterable[Sequence[Any]]) -> Mapping[int, Origin]:
+        """Return where the trials that events ask come from, by number.
+
+        Out of the derived table: to read it in the body of ASKED takes as long as all the rest.
+        """
+        asked = [trial for _, _, kind, trial, *_ in rows if kind == EventKind.ASKED]
+        if not asked:
+            return {}
+        table = schema.trial.c
+        query = sql.select(table.number, table.searcher, table.rung, table.parent).where(
+            table.job == job, table.number.between(asked[0], asked[-1])
+        )
+        with self._transaction(f"read the trials of job {job!r}") as connection:
+            found = connection.execute(query).all()
+        return {number: Origin(searcher, rung, parent) for number, searcher, rung, parent in found}
 
     def _rows(self, table: sql.Table, job: str, order: sql.ColumnElement[Any]) -> Sequence[Row]:
         query = sql.select(*list(table.c)[1:]).where(table.c.job == job).order_by(order)
@@ -290,74 +350,5 @@ class SqlStore(Store):
             raise StoreError(f"cannot {what}: the store {self.name} is closed")
         if writes and self._read_only:
             raise StoreError(f"cannot {what}: {self.name} is open for reading only")
-        try:
-            with (
-                self._backend.engine.connect().execution_options(writes=writes) as connection,
-                connection.begin(),
-            ):
-                yield connection
-        except SQLAlchemyError as error:
-            cause = getattr(error, "orig", None) or error
-            may_pass = isinstance(error, NoConnectionError) or self._backend.may_pass(cause)
-            lost = isinstance(error, DBAPIError) and error.connection_invalidated
-            kind = StoreUnavailableError if may_pass or lost else StoreError
-            raise kind(f"cannot {what} in {self.name}: {str(cause).strip()}") from error
-
-
-def _backend(target: str | Path, read_only: bool) -> Backend:
-    """Return the database behind a path or a URL; connects to nothing yet."""
-    if "://" not in str(target):
-        return sqlite_backend(Path(target), read_only=read_only)
-    try:
-        url = sql.make_url(str(target))
-    except (ArgumentError, ValueError) as error:
-        raise StoreError(
-            "not a database URL; allowed: a path, sqlite:///PATH, postgresql://USER@HOST/DATABASE"
-        ) from error
-    if url.drivername == "sqlite" and url.database:
-        return sqlite_backend(Path(url.database), read_only=read_only)
-    if url.drivername in ("postgresql", DRIVER):
-        return postgres_backend(url, read_only=read_only)
-    raise StoreError(
-        f"a store is a path, sqlite:///PATH or postgresql://USER@HOST/DATABASE, given a URL of "
-        f"{url.drivername!r}"
-    )
-
-
-def _json(value: Mapping[str, Any], what: str) -> str:
-    """Return `value` as JSON text; raises `StoreError` naming `what`."""
-    try:
-        return json.dumps(dict(value), allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise StoreError(
-            f"{what} is not plain JSON: {error}; only finite numbers, text, booleans, null, "
-            "lists and objects can be stored (turn NumPy values into int or float)"
-        ) from error
-
-
-def _body(place: int, entry: Entry) -> str:
-    """Return the body of the entry at `place` as text; raises `StoreError` for a bad entry."""
-    if entry.kind not in tuple(EventKind):
-        kinds = suggestion(str(entry.kind), map(str, EventKind))
-        raise StoreError(f"entry {place} is of an unknown kind {entry.kind!r}; {kinds}")
-    for name, number in (("trial", entry.trial), ("attempt", entry.attempt)):
-        if number is not None and (not isinstance(number, int) or not 0 <= number < 2**31):
-            raise StoreError(f"entry {place}: {name} must be a whole number, given: {number!r}")
-    if entry.trial is None and entry.kind not in _OF_NO_TRIAL:
-        raise StoreError(f"entry {place} ({entry.kind}) must name its trial")
-    return _json(entry.body, f"the body of entry {place} ({entry.kind})")
-
-
-def _record_of(row: sql.Row[Any]) -> JobRecord:
-    return JobRecord(row.name, json.loads(row.spec), row.created)
-
-
-def _event_of(row: Mapping[Any, Any]) -> Event:
-    """Return the event in a row of the table; raises `StoreError` where it makes no sense."""
-    try:
-        kind, body = EventKind(row["kind"]), json.loads(row["body"])
-    except ValueError as error:
-        raise StoreError(
-            f"event {row['seq']} of job {row['job']!r} is unreadable: {error}"
-        ) from error
-    return Event(row["seq"], row["time"], kind, row["trial"], row["attempt"], body)
+        with self._backend.transaction(what, writes=writes) as connection:
+            yield connection

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .exporter import ExporterContract
     from .objective import ObjectiveContract
     from .recovery import RecoveryContract
+    from .run import RunContract
     from .searcher import SearcherContract
     from .space import SpaceContract
     from .store import StoreContract
@@ -27,6 +28,7 @@ __all__ = [
     "ExporterContract",
     "ObjectiveContract",
     "RecoveryContract",
+    "RunContract",
     "SearcherContract",
     "SpaceContract",
     "StoreContract",
@@ -39,6 +41,7 @@ _HOMES = {
     "ExporterContract": "exporter",
     "ObjectiveContract": "objective",
     "RecoveryContract": "recovery",
+    "RunContract": "run",
     "SearcherContract": "searcher",
     "SpaceContract": "space",
     "StoreContract": "store",

@@ -17,18 +17,15 @@ import pytest
 
 from autoprune.contracts.store import Entry, Event, EventKind, Store
 from autoprune.errors import FencedError, JobHeldError, StoreError
+from autoprune.testing.store_outline import OutlineContract
 
 _PATIENCE_S = 60.0  # only a store that blocks, or a child that died, takes this long
 _LONG_S = 600.0  # a lease that outlives its test
 _ENDS = [EventKind.COMPLETED, EventKind.FAILED, EventKind.INFEASIBLE, EventKind.STOPPED]
 
 
-class StoreContract:
+class StoreContract(OutlineContract):
     """Inherit, and override `make_store`; the class must be importable by its module's name."""
-
-    def make_store(self, tmp_path: Path) -> Store:
-        """Return a store; calls with the same path open the same one, in any process."""
-        raise NotImplementedError
 
     def test_events_come_back_as_they_were_returned(self, tmp_path: Path) -> None:
         body = {"text": "ä", "list": [1, 2.5, None, True], "object": {"deep": {}}}
@@ -128,6 +125,21 @@ class StoreContract:
             assert list(store.jobs()) == [record]
             assert _seqs(store, "a") == [1, 2]
 
+    def test_a_deleted_job_is_gone_and_others_stay(self, tmp_path: Path) -> None:
+        with self.make_store(tmp_path) as store:
+            for name in ("a", "b"):
+                store.create_job(name, {"job": name})
+                store.append(name, _marks(3))
+                store.save_snapshot(name, 1, b"state")
+            store.delete_job("a")
+            store.delete_job("a")
+            assert [each.name for each in store.jobs()] == ["b"]
+            assert _seqs(store, "b") == [1, 2, 3]
+            assert store.snapshots("b") == [(1, b"state")]
+            store.create_job("a", {})
+            assert _seqs(store, "a") == []
+            assert not store.snapshots("a")
+
     def test_an_unknown_job_is_refused(self, tmp_path: Path) -> None:
         with self.make_store(tmp_path) as store:
             store.create_job("resnet", {})
@@ -135,6 +147,10 @@ class StoreContract:
                 store.append("resnt", _marks(1))
             with pytest.raises(StoreError, match="resnet"):
                 list(store.events("resnt"))
+            with pytest.raises(StoreError, match="resnet"):
+                store.outline("resnt", bodies=[])
+            with pytest.raises(StoreError, match="resnet"):
+                store.event("resnt", 1)
 
     def test_after_refuses_what_was_written_by_somebody_else_or_before(
         self, tmp_path: Path

@@ -11,7 +11,6 @@ import pytest
 import autoprune
 from autoprune.contracts.store import EventKind
 from autoprune.errors import RunError
-from autoprune.handover import export_trial
 from autoprune.run import Run
 from autoprune.store.location import STORE_NAME
 from autoprune.store.sql import SqlStore
@@ -50,7 +49,7 @@ def test_generated_networks_are_searched_reported_and_exported(
     # Reported or not, a trial leaves with the weights that were measured.
     for trial in sorted(generated, key=lambda each: each.report is None)[:: len(generated) - 1]:
         path = tmp_path / f"{trial.number}.safetensors"
-        export_trial(run, trial, "torch", path)
+        run.export(trial, "torch", path)
         assert autoprune.load(path) is not None
 
 

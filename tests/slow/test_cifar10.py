@@ -12,11 +12,10 @@ import torch
 import autoprune
 from autoprune.contracts.executor import WorkItem
 from autoprune.evaluation.evaluator import NetworkEvaluator
-from autoprune.handover import export_trial
 from autoprune.policy import LayerDecision, Policy, Recipe
 from autoprune.preflight import preflight
 from autoprune.report.summary import summarise
-from autoprune.run import shown
+from autoprune.trial import shown
 from autoprune.validation import load_job
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,7 +63,7 @@ def test_the_example_beats_uniform_on_the_report_split_and_exports(tmp_path: Pat
     assert (rows["surrogate"].report_hypervolume or 0.0) > uniform
 
     knee = run.front().knee()
-    export_trial(run, knee, "onnx", tmp_path / "knee.onnx")
+    run.export(knee, "onnx", tmp_path / "knee.onnx")
     evaluator = NetworkEvaluator(job=run.job.to_json(), preparation=run.preparation)
     part, dataset = evaluator.bench.dataset.report, evaluator.bench.dataset
     session = onnxruntime.InferenceSession(str(tmp_path / "knee.onnx"))

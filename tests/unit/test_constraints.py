@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,20 @@ def test_what_is_not_measured_breaks_nothing() -> None:
 def test_evaluations_keep_their_misses_in_the_log() -> None:
     found = Evaluation(values(0.1, 1), {"a <= 1": 2.0}, {"b <= 1": 0.5})
     assert Evaluation.from_json(found.to_json()) == found
+
+
+@pytest.mark.parametrize("bound", ["1e999", "1e999 * dense", "dense - 1e999"])
+def test_bounds_are_finite(bound: str) -> None:
+    with pytest.raises(ValueError, match="finite"):
+        Constraint.parse(f"macs <= {bound}")
+
+
+@pytest.mark.parametrize("text", ["macs <= " + "1" * 50_000 + "x", "macs <= ." + "1" * 50_000])
+def test_long_constraints_are_read_at_once(text: str) -> None:
+    begun = time.perf_counter()
+    with suppress(ValueError):
+        Constraint.parse(text)
+    assert time.perf_counter() - begun < 1.0
 
 
 @given(

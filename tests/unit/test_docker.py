@@ -34,7 +34,7 @@ _MANIFESTS = [
     for path in sorted((_DOCKER / "kubernetes").glob("*.yaml"))
     for body in yaml.safe_load_all(path.read_text())
 ]
-_GUIDE = (ROOT / "docs" / "cluster.md").read_text()
+_GUIDE = "".join((ROOT / "docs" / f"{name}.md").read_text() for name in ("cluster", "service"))
 _PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 _GIVEN = {"POSTGRES_PASSWORD": "p", "RAY_AUTH_TOKEN": "t", "AUTOPRUNE_DATA": "/data"}
 _LINT = YamlLintConfig(
@@ -91,7 +91,10 @@ def _commands(program: str) -> list[list[str]]:
     lines = [shlex.split(_manifest("RayJob")["spec"]["entrypoint"]), *_guide_lines()]
     for service in _COMPOSE["services"].values():
         if service["image"].startswith("autoprune:"):
-            lines.append(service.get("entrypoint", ["autoprune"]) + service["command"])
+            entry, command = service.get("entrypoint", ["autoprune"]), service["command"]
+            is_script = entry == ["sh", "-c"]
+            parts = command[0].split("&&") if is_script else [shlex.join(entry + command)]
+            lines += [shlex.split(part) for part in parts]
         lines.append(service.get("healthcheck", {}).get("test", []))
     return [line[line.index(program) + 1 :] for line in lines if program in line]
 
@@ -169,7 +172,7 @@ def test_compose_starts_nothing_without_its_secrets_and_data(missing: str) -> No
 def test_every_autoprune_command_is_one() -> None:
     root = typer.main.get_command(app)
     commands = _commands("autoprune")
-    assert {"search", "submit", "front"} <= {each[0] for each in commands}
+    assert {"search", "submit", "front", "serve"} <= {each[0] for each in commands}
     for name, *arguments in commands:
         with root.make_context("autoprune", [name, *arguments]) as context:
             command = root.get_command(context, name)

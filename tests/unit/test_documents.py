@@ -15,7 +15,9 @@ import yaml
 from autoprune.cli.main import app
 from autoprune.errors import JobError
 from autoprune.job.load import read_job_file
+from autoprune.job.spec import ModelSpec
 from autoprune.validation import validated
+from cluster.service.catalog import Catalog
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -35,7 +37,7 @@ def jobs() -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield every job, or part of one, that is shown."""
     for where, text in blocks("yaml"):
         body = yaml.safe_load(text)
-        if isinstance(body, Mapping) and not {"apiVersion", "services"} & body.keys():
+        if isinstance(body, Mapping) and not {"apiVersion", "services", "models"} & body.keys():
             yield where, {**BASE, **body}
 
 
@@ -54,6 +56,16 @@ def problems(job: Mapping[str, Any]) -> list[str]:
     except JobError as error:
         return [str(each) for each in error.violations if each.path not in THEIRS]
     return []
+
+
+def test_catalogues_that_are_shown_are_valid() -> None:
+    shown = [yaml.safe_load(text) for _, text in blocks("yaml")]
+    catalogues = [body for body in shown if isinstance(body, Mapping) and "models" in body]
+    assert catalogues
+    for each in catalogues:
+        found = Catalog.model_validate(each)
+        for model in found.models.values():
+            ModelSpec.model_validate(model)
 
 
 @pytest.mark.parametrize("job", [pytest.param(job, id=where) for where, job in jobs()])

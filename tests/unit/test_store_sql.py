@@ -306,3 +306,29 @@ def test_an_event_of_an_unknown_kind_is_an_error_that_names_it(path: Path) -> No
         pytest.raises(StoreError, match=r"event 1 of job 'a'.*TELEPORTED"),
     ):
         list(store.events("a"))
+
+
+def test_an_outline_reads_every_kind_of_text(path: Path) -> None:
+    # A file name that is no UTF-8 stands in a message as a lone surrogate.
+    body = {"text": "\udcff ä \\ \n", "number": 0.1 + 0.2, "large": 2**70, "deep": [[{}]] * 3}
+    with SqlStore(path) as store:
+        store.append("a", [Entry(EventKind.CLOSED, body=body)])
+        *_, newest = store.outline("a", bodies=[EventKind.CLOSED])
+        assert newest.body == store.event("a", 2).body == body
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("UPDATE event SET kind = 'TELEPORTED' WHERE seq = 2", "event 2 of job 'a'.*TELEPORTED"),
+        ("UPDATE event SET body = '{' WHERE seq = 2", "event 2 of job 'a' is unreadable"),
+        ("DELETE FROM trial", "event 2 of job 'a' asks trial 0.*doctor"),
+    ],
+)
+def test_an_outline_of_a_damaged_log_says_where(path: Path, damage: str, message: str) -> None:
+    with SqlStore(path) as store:
+        store.append("a", [Entry(EventKind.ASKED, 0)])
+    with closing(sqlite3.connect(path)) as raw, raw:
+        raw.execute(damage)
+    with SqlStore(path) as store, pytest.raises(StoreError, match=message):
+        list(store.outline("a", bodies=[EventKind.ASKED]))

@@ -26,7 +26,7 @@ from cluster.proto.autoprune.v1 import trial_pb2 as autoprune_dot_v1_dot_trial__
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n autoprune/v1/front_service.proto\x12\x0c\x61utoprune.v1\x1a\x18\x61utoprune/v1/trial.proto\x1a google/protobuf/field_mask.proto\"Q\n\x05\x42ound\x12\x0e\n\x06metric\x18\x01 \x01(\t\x12\x12\n\x05least\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\x04most\x18\x03 \x01(\x01H\x01\x88\x01\x01\x42\x08\n\x06_leastB\x07\n\x05_most\"X\n\x04Pick\x12\x0e\n\x04knee\x18\x01 \x01(\x08H\x00\x12\x0e\n\x04\x62\x65st\x18\x02 \x01(\tH\x00\x12(\n\x07weights\x18\x03 \x01(\x0b\x32\x15.autoprune.v1.WeightsH\x00\x42\x06\n\x04pick\"n\n\x07Weights\x12\x33\n\x07weights\x18\x01 \x03(\x0b\x32\".autoprune.v1.Weights.WeightsEntry\x1a.\n\x0cWeightsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xeb\x01\n\x11QueryFrontRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12#\n\x06\x62ounds\x18\x02 \x03(\x0b\x32\x13.autoprune.v1.Bound\x12\x0c\n\x04sort\x18\x03 \x01(\t\x12\x0b\n\x03top\x18\x04 \x01(\x05\x12 \n\x04pick\x18\x05 \x01(\x0b\x32\x12.autoprune.v1.Pick\x12\x10\n\x08sequence\x18\x06 \x01(\x03\x12.\n\nfield_mask\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x11\n\tpage_size\x18\x08 \x01(\x05\x12\x12\n\npage_token\x18\t \x01(\t\"\xcf\x01\n\x12QueryFrontResponse\x12#\n\x06trials\x18\x01 \x03(\x0b\x32\x13.autoprune.v1.Trial\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08sequence\x18\x03 \x01(\x03\x12+\n\nobjectives\x18\x04 \x03(\x0b\x32\x17.autoprune.v1.Objective\x12\x18\n\x0bhypervolume\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\ntotal_size\x18\x06 \x01(\x05\x42\x0e\n\x0c_hypervolume\"-\n\x0fGetTrialRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\r\n\x05trial\x18\x02 \x01(\t\"6\n\x10GetTrialResponse\x12\"\n\x05trial\x18\x01 \x01(\x0b\x32\x13.autoprune.v1.Trial\"\xa1\x01\n\x11ListTrialsRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12(\n\x06states\x18\x02 \x03(\x0e\x32\x18.autoprune.v1.TrialState\x12.\n\nfield_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"R\n\x12ListTrialsResponse\x12#\n\x06trials\x18\x01 \x03(\x0b\x32\x13.autoprune.v1.Trial\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"1\n\x13\x45xplainTrialRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\r\n\x05trial\x18\x02 \x01(\t\"\x8c\x01\n\x14\x45xplainTrialResponse\x12\"\n\x05trial\x18\x01 \x01(\x0b\x32\x13.autoprune.v1.Trial\x12\x10\n\x08on_front\x18\x02 \x01(\x08\x12\x14\n\x0c\x64ominated_by\x18\x03 \x03(\x03\x12\x12\n\nviolations\x18\x04 \x03(\t\x12\x14\n\x0c\x64\x65tails_json\x18\x05 \x01(\t\"P\n\x12\x45xportTrialRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\r\n\x05trial\x18\x02 \x01(\t\x12\x0e\n\x06\x66ormat\x18\x03 \x01(\t\x12\x0e\n\x06offset\x18\x04 \x01(\x03\"_\n\x13\x45xportTrialResponse\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1a.autoprune.v1.ExportHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\t\n\x07message\"b\n\x0c\x45xportHeader\x12\r\n\x05trial\x18\x01 \x01(\x03\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\x11\n\tmax_error\x18\x04 \x01(\x01\x12\x0c\n\x04unit\x18\x05 \x01(\t2\xa8\x03\n\x0c\x46rontService\x12O\n\nQueryFront\x12\x1f.autoprune.v1.QueryFrontRequest\x1a .autoprune.v1.QueryFrontResponse\x12I\n\x08GetTrial\x12\x1d.autoprune.v1.GetTrialRequest\x1a\x1e.autoprune.v1.GetTrialResponse\x12O\n\nListTrials\x12\x1f.autoprune.v1.ListTrialsRequest\x1a .autoprune.v1.ListTrialsResponse\x12U\n\x0c\x45xplainTrial\x12!.autoprune.v1.ExplainTrialRequest\x1a\".autoprune.v1.ExplainTrialResponse\x12T\n\x0b\x45xportTrial\x12 .autoprune.v1.ExportTrialRequest\x1a!.autoprune.v1.ExportTrialResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n autoprune/v1/front_service.proto\x12\x0c\x61utoprune.v1\x1a\x18\x61utoprune/v1/trial.proto\x1a google/protobuf/field_mask.proto\"c\n\x05\x42ound\x12\x0e\n\x06metric\x18\x01 \x01(\t\x12\x12\n\x05least\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\x04most\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x10\n\x08of_dense\x18\x04 \x01(\x08\x42\x08\n\x06_leastB\x07\n\x05_most\"X\n\x04Pick\x12\x0e\n\x04knee\x18\x01 \x01(\x08H\x00\x12\x0e\n\x04\x62\x65st\x18\x02 \x01(\tH\x00\x12(\n\x07weights\x18\x03 \x01(\x0b\x32\x15.autoprune.v1.WeightsH\x00\x42\x06\n\x04pick\"n\n\x07Weights\x12\x33\n\x07weights\x18\x01 \x03(\x0b\x32\".autoprune.v1.Weights.WeightsEntry\x1a.\n\x0cWeightsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xff\x01\n\x11QueryFrontRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12#\n\x06\x62ounds\x18\x02 \x03(\x0b\x32\x13.autoprune.v1.Bound\x12\x0c\n\x04sort\x18\x03 \x01(\t\x12\x0b\n\x03top\x18\x04 \x01(\x05\x12 \n\x04pick\x18\x05 \x01(\x0b\x32\x12.autoprune.v1.Pick\x12\x10\n\x08sequence\x18\x06 \x01(\x03\x12.\n\nfield_mask\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x11\n\tpage_size\x18\x08 \x01(\x05\x12\x12\n\npage_token\x18\t \x01(\t\x12\x12\n\neverything\x18\n \x01(\x08\"\xcf\x01\n\x12QueryFrontResponse\x12#\n\x06trials\x18\x01 \x03(\x0b\x32\x13.autoprune.v1.Trial\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08sequence\x18\x03 \x01(\x03\x12+\n\nobjectives\x18\x04 \x03(\x0b\x32\x17.autoprune.v1.Objective\x12\x18\n\x0bhypervolume\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\ntotal_size\x18\x06 \x01(\x05\x42\x0e\n\x0c_hypervolume\"-\n\x0fGetTrialRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\r\n\x05trial\x18\x02 \x01(\t\"6\n\x10GetTrialResponse\x12\"\n\x05trial\x18\x01 \x01(\x0b\x32\x13.autoprune.v1.Trial\"\xa1\x01\n\x11ListTrialsRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12(\n\x06states\x18\x02 \x03(\x0e\x32\x18.autoprune.v1.TrialState\x12.\n\nfield_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"R\n\x12ListTrialsResponse\x12#\n\x06trials\x18\x01 \x03(\x0b\x32\x13.autoprune.v1.Trial\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"1\n\x13\x45xplainTrialRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\r\n\x05trial\x18\x02 \x01(\t\"\x8c\x01\n\x14\x45xplainTrialResponse\x12\"\n\x05trial\x18\x01 \x01(\x0b\x32\x13.autoprune.v1.Trial\x12\x10\n\x08on_front\x18\x02 \x01(\x08\x12\x14\n\x0c\x64ominated_by\x18\x03 \x03(\x03\x12\x12\n\nviolations\x18\x04 \x03(\t\x12\x14\n\x0c\x64\x65tails_json\x18\x05 \x01(\t\"P\n\x12\x45xportTrialRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\r\n\x05trial\x18\x02 \x01(\t\x12\x0e\n\x06\x66ormat\x18\x03 \x01(\t\x12\x0e\n\x06offset\x18\x04 \x01(\x03\"_\n\x13\x45xportTrialResponse\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1a.autoprune.v1.ExportHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\t\n\x07message\"b\n\x0c\x45xportHeader\x12\r\n\x05trial\x18\x01 \x01(\x03\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\x11\n\tmax_error\x18\x04 \x01(\x01\x12\x0c\n\x04unit\x18\x05 \x01(\t2\xa8\x03\n\x0c\x46rontService\x12O\n\nQueryFront\x12\x1f.autoprune.v1.QueryFrontRequest\x1a .autoprune.v1.QueryFrontResponse\x12I\n\x08GetTrial\x12\x1d.autoprune.v1.GetTrialRequest\x1a\x1e.autoprune.v1.GetTrialResponse\x12O\n\nListTrials\x12\x1f.autoprune.v1.ListTrialsRequest\x1a .autoprune.v1.ListTrialsResponse\x12U\n\x0c\x45xplainTrial\x12!.autoprune.v1.ExplainTrialRequest\x1a\".autoprune.v1.ExplainTrialResponse\x12T\n\x0b\x45xportTrial\x12 .autoprune.v1.ExportTrialRequest\x1a!.autoprune.v1.ExportTrialResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,35 +36,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WEIGHTS_WEIGHTSENTRY']._loaded_options = None
   _globals['_WEIGHTS_WEIGHTSENTRY']._serialized_options = b'8\001'
   _globals['_BOUND']._serialized_start=110
-  _globals['_BOUND']._serialized_end=191
-  _globals['_PICK']._serialized_start=193
-  _globals['_PICK']._serialized_end=281
-  _globals['_WEIGHTS']._serialized_start=283
-  _globals['_WEIGHTS']._serialized_end=393
-  _globals['_WEIGHTS_WEIGHTSENTRY']._serialized_start=347
-  _globals['_WEIGHTS_WEIGHTSENTRY']._serialized_end=393
-  _globals['_QUERYFRONTREQUEST']._serialized_start=396
-  _globals['_QUERYFRONTREQUEST']._serialized_end=631
-  _globals['_QUERYFRONTRESPONSE']._serialized_start=634
-  _globals['_QUERYFRONTRESPONSE']._serialized_end=841
-  _globals['_GETTRIALREQUEST']._serialized_start=843
-  _globals['_GETTRIALREQUEST']._serialized_end=888
-  _globals['_GETTRIALRESPONSE']._serialized_start=890
-  _globals['_GETTRIALRESPONSE']._serialized_end=944
-  _globals['_LISTTRIALSREQUEST']._serialized_start=947
-  _globals['_LISTTRIALSREQUEST']._serialized_end=1108
-  _globals['_LISTTRIALSRESPONSE']._serialized_start=1110
-  _globals['_LISTTRIALSRESPONSE']._serialized_end=1192
-  _globals['_EXPLAINTRIALREQUEST']._serialized_start=1194
-  _globals['_EXPLAINTRIALREQUEST']._serialized_end=1243
-  _globals['_EXPLAINTRIALRESPONSE']._serialized_start=1246
-  _globals['_EXPLAINTRIALRESPONSE']._serialized_end=1386
-  _globals['_EXPORTTRIALREQUEST']._serialized_start=1388
-  _globals['_EXPORTTRIALREQUEST']._serialized_end=1468
-  _globals['_EXPORTTRIALRESPONSE']._serialized_start=1470
-  _globals['_EXPORTTRIALRESPONSE']._serialized_end=1565
-  _globals['_EXPORTHEADER']._serialized_start=1567
-  _globals['_EXPORTHEADER']._serialized_end=1665
-  _globals['_FRONTSERVICE']._serialized_start=1668
-  _globals['_FRONTSERVICE']._serialized_end=2092
+  _globals['_BOUND']._serialized_end=209
+  _globals['_PICK']._serialized_start=211
+  _globals['_PICK']._serialized_end=299
+  _globals['_WEIGHTS']._serialized_start=301
+  _globals['_WEIGHTS']._serialized_end=411
+  _globals['_WEIGHTS_WEIGHTSENTRY']._serialized_start=365
+  _globals['_WEIGHTS_WEIGHTSENTRY']._serialized_end=411
+  _globals['_QUERYFRONTREQUEST']._serialized_start=414
+  _globals['_QUERYFRONTREQUEST']._serialized_end=669
+  _globals['_QUERYFRONTRESPONSE']._serialized_start=672
+  _globals['_QUERYFRONTRESPONSE']._serialized_end=879
+  _globals['_GETTRIALREQUEST']._serialized_start=881
+  _globals['_GETTRIALREQUEST']._serialized_end=926
+  _globals['_GETTRIALRESPONSE']._serialized_start=928
+  _globals['_GETTRIALRESPONSE']._serialized_end=982
+  _globals['_LISTTRIALSREQUEST']._serialized_start=985
+  _globals['_LISTTRIALSREQUEST']._serialized_end=1146
+  _globals['_LISTTRIALSRESPONSE']._serialized_start=1148
+  _globals['_LISTTRIALSRESPONSE']._serialized_end=1230
+  _globals['_EXPLAINTRIALREQUEST']._serialized_start=1232
+  _globals['_EXPLAINTRIALREQUEST']._serialized_end=1281
+  _globals['_EXPLAINTRIALRESPONSE']._serialized_start=1284
+  _globals['_EXPLAINTRIALRESPONSE']._serialized_end=1424
+  _globals['_EXPORTTRIALREQUEST']._serialized_start=1426
+  _globals['_EXPORTTRIALREQUEST']._serialized_end=1506
+  _globals['_EXPORTTRIALRESPONSE']._serialized_start=1508
+  _globals['_EXPORTTRIALRESPONSE']._serialized_end=1603
+  _globals['_EXPORTHEADER']._serialized_start=1605
+  _globals['_EXPORTHEADER']._serialized_end=1703
+  _globals['_FRONTSERVICE']._serialized_start=1706
+  _globals['_FRONTSERVICE']._serialized_end=2130
 # @@protoc_insertion_point(module_scope)

@@ -9,14 +9,16 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Bound(_message.Message):
-    __slots__ = ("metric", "least", "most")
+    __slots__ = ("metric", "least", "most", "of_dense")
     METRIC_FIELD_NUMBER: _ClassVar[int]
     LEAST_FIELD_NUMBER: _ClassVar[int]
     MOST_FIELD_NUMBER: _ClassVar[int]
+    OF_DENSE_FIELD_NUMBER: _ClassVar[int]
     metric: str
     least: float
     most: float
-    def __init__(self, metric: _Optional[str] = ..., least: _Optional[float] = ..., most: _Optional[float] = ...) -> None: ...
+    of_dense: bool
+    def __init__(self, metric: _Optional[str] = ..., least: _Optional[float] = ..., most: _Optional[float] = ..., of_dense: bool = ...) -> None: ...
 
 class Pick(_message.Message):
     __slots__ = ("knee", "best", "weights")
@@ -42,7 +44,7 @@ class Weights(_message.Message):
     def __init__(self, weights: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class QueryFrontRequest(_message.Message):
-    __slots__ = ("job", "bounds", "sort", "top", "pick", "sequence", "field_mask", "page_size", "page_token")
+    __slots__ = ("job", "bounds", "sort", "top", "pick", "sequence", "field_mask", "page_size", "page_token", "everything")
     JOB_FIELD_NUMBER: _ClassVar[int]
     BOUNDS_FIELD_NUMBER: _ClassVar[int]
     SORT_FIELD_NUMBER: _ClassVar[int]
@@ -52,6 +54,7 @@ class QueryFrontRequest(_message.Message):
     FIELD_MASK_FIELD_NUMBER: _ClassVar[int]
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    EVERYTHING_FIELD_NUMBER: _ClassVar[int]
     job: str
     bounds: _containers.RepeatedCompositeFieldContainer[Bound]
     sort: str
@@ -61,7 +64,8 @@ class QueryFrontRequest(_message.Message):
     field_mask: _field_mask_pb2.FieldMask
     page_size: int
     page_token: str
-    def __init__(self, job: _Optional[str] = ..., bounds: _Optional[_Iterable[_Union[Bound, _Mapping]]] = ..., sort: _Optional[str] = ..., top: _Optional[int] = ..., pick: _Optional[_Union[Pick, _Mapping]] = ..., sequence: _Optional[int] = ..., field_mask: _Optional[_Union[_field_mask_pb2.FieldMask, _Mapping]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+    everything: bool
+    def __init__(self, job: _Optional[str] = ..., bounds: _Optional[_Iterable[_Union[Bound, _Mapping]]] = ..., sort: _Optional[str] = ..., top: _Optional[int] = ..., pick: _Optional[_Union[Pick, _Mapping]] = ..., sequence: _Optional[int] = ..., field_mask: _Optional[_Union[_field_mask_pb2.FieldMask, _Mapping]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., everything: bool = ...) -> None: ...
 
 class QueryFrontResponse(_message.Message):
     __slots__ = ("trials", "next_page_token", "sequence", "objectives", "hypervolume", "total_size")

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x61utoprune/v1/job.proto\x12\x0c\x61utoprune.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfc\x02\n\x03Job\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x05state\x18\x02 \x01(\x0e\x32\x16.autoprune.v1.JobState\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\x11\n\tspec_json\x18\x04 \x01(\t\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08sequence\x18\x06 \x01(\x03\x12\x0e\n\x06trials\x18\x07 \x01(\x03\x12=\n\x0ftrials_by_state\x18\x08 \x03(\x0b\x32$.autoprune.v1.Job.TrialsByStateEntry\x12\x12\n\nfront_size\x18\t \x01(\x03\x12\x18\n\x0bhypervolume\x18\n \x01(\x01H\x00\x88\x01\x01\x12\x17\n\x0f\x65lapsed_seconds\x18\x0b \x01(\x01\x1a\x34\n\x12TrialsByStateEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x42\x0e\n\x0c_hypervolume*\xb1\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOB_STATE_QUEUED\x10\x01\x12\x15\n\x11JOB_STATE_RUNNING\x10\x02\x12\x16\n\x12JOB_STATE_DRAINING\x10\x03\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x04\x12\x16\n\x12JOB_STATE_FINISHED\x10\x05\x12\x14\n\x10JOB_STATE_FAILED\x10\x06\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x61utoprune/v1/job.proto\x12\x0c\x61utoprune.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x96\x03\n\x03Job\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x05state\x18\x02 \x01(\x0e\x32\x16.autoprune.v1.JobState\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\x11\n\tspec_json\x18\x04 \x01(\t\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08sequence\x18\x06 \x01(\x03\x12\x0e\n\x06trials\x18\x07 \x01(\x03\x12=\n\x0ftrials_by_state\x18\x08 \x03(\x0b\x32$.autoprune.v1.Job.TrialsByStateEntry\x12\x12\n\nfront_size\x18\t \x01(\x03\x12\x18\n\x0bhypervolume\x18\n \x01(\x01H\x00\x88\x01\x01\x12\x17\n\x0f\x65lapsed_seconds\x18\x0b \x01(\x01\x12\x18\n\x10preparation_json\x18\x0c \x01(\t\x1a\x34\n\x12TrialsByStateEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x42\x0e\n\x0c_hypervolume*\xb1\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOB_STATE_QUEUED\x10\x01\x12\x15\n\x11JOB_STATE_RUNNING\x10\x02\x12\x16\n\x12JOB_STATE_DRAINING\x10\x03\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x04\x12\x16\n\x12JOB_STATE_FINISHED\x10\x05\x12\x14\n\x10JOB_STATE_FAILED\x10\x06\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,10 +34,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_JOB_TRIALSBYSTATEENTRY']._loaded_options = None
   _globals['_JOB_TRIALSBYSTATEENTRY']._serialized_options = b'8\001'
-  _globals['_JOBSTATE']._serialized_start=457
-  _globals['_JOBSTATE']._serialized_end=634
+  _globals['_JOBSTATE']._serialized_start=483
+  _globals['_JOBSTATE']._serialized_end=660
   _globals['_JOB']._serialized_start=74
-  _globals['_JOB']._serialized_end=454
-  _globals['_JOB_TRIALSBYSTATEENTRY']._serialized_start=386
-  _globals['_JOB_TRIALSBYSTATEENTRY']._serialized_end=438
+  _globals['_JOB']._serialized_end=480
+  _globals['_JOB_TRIALSBYSTATEENTRY']._serialized_start=412
+  _globals['_JOB_TRIALSBYSTATEENTRY']._serialized_end=464
 # @@protoc_insertion_point(module_scope)

@@ -28,7 +28,7 @@ JOB_STATE_FINISHED: JobState
 JOB_STATE_FAILED: JobState
 
 class Job(_message.Message):
-    __slots__ = ("name", "state", "detail", "spec_json", "create_time", "sequence", "trials", "trials_by_state", "front_size", "hypervolume", "elapsed_seconds")
+    __slots__ = ("name", "state", "detail", "spec_json", "create_time", "sequence", "trials", "trials_by_state", "front_size", "hypervolume", "elapsed_seconds", "preparation_json")
     class TrialsByStateEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -47,6 +47,7 @@ class Job(_message.Message):
     FRONT_SIZE_FIELD_NUMBER: _ClassVar[int]
     HYPERVOLUME_FIELD_NUMBER: _ClassVar[int]
     ELAPSED_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    PREPARATION_JSON_FIELD_NUMBER: _ClassVar[int]
     name: str
     state: JobState
     detail: str
@@ -58,4 +59,5 @@ class Job(_message.Message):
     front_size: int
     hypervolume: float
     elapsed_seconds: float
-    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[JobState, str]] = ..., detail: _Optional[str] = ..., spec_json: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., sequence: _Optional[int] = ..., trials: _Optional[int] = ..., trials_by_state: _Optional[_Mapping[str, int]] = ..., front_size: _Optional[int] = ..., hypervolume: _Optional[float] = ..., elapsed_seconds: _Optional[float] = ...) -> None: ...
+    preparation_json: str
+    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[JobState, str]] = ..., detail: _Optional[str] = ..., spec_json: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., sequence: _Optional[int] = ..., trials: _Optional[int] = ..., trials_by_state: _Optional[_Mapping[str, int]] = ..., front_size: _Optional[int] = ..., hypervolume: _Optional[float] = ..., elapsed_seconds: _Optional[float] = ..., preparation_json: _Optional[str] = ...) -> None: ...

@@ -27,53 +27,53 @@ from cluster.proto.autoprune.v1 import trial_pb2 as autoprune_dot_v1_dot_trial__
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!autoprune/v1/search_service.proto\x12\x0c\x61utoprune.v1\x1a\x16\x61utoprune/v1/job.proto\x1a\x18\x61utoprune/v1/trial.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"P\n\x10SubmitJobRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x11\n\tspec_json\x18\x02 \x01(\t\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"3\n\x11SubmitJobResponse\x12\x1e\n\x03job\x18\x01 \x01(\x0b\x32\x11.autoprune.v1.Job\"\x1c\n\rGetJobRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\"0\n\x0eGetJobResponse\x12\x1e\n\x03job\x18\x01 \x01(\x0b\x32\x11.autoprune.v1.Job\"`\n\x0fListJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12&\n\x06states\x18\x03 \x03(\x0e\x32\x16.autoprune.v1.JobState\"L\n\x10ListJobsResponse\x12\x1f\n\x04jobs\x18\x01 \x03(\x0b\x32\x11.autoprune.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"G\n\x10\x43\x61ncelJobRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12&\n\x04mode\x18\x02 \x01(\x0e\x32\x18.autoprune.v1.CancelMode\"3\n\x11\x43\x61ncelJobResponse\x12\x1e\n\x03job\x18\x01 \x01(\x0b\x32\x11.autoprune.v1.Job\"a\n\x10ResumeJobRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x13\n\x06trials\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x14\n\x07minutes\x18\x03 \x01(\x01H\x01\x88\x01\x01\x42\t\n\x07_trialsB\n\n\x08_minutes\"3\n\x11ResumeJobResponse\x12\x1e\n\x03job\x18\x01 \x01(\x0b\x32\x11.autoprune.v1.Job\"\x1f\n\x10\x44\x65leteJobRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\"\x13\n\x11\x44\x65leteJobResponse\"6\n\x0fWatchJobRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\"t\n\x10WatchJobResponse\x12\'\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x16.autoprune.v1.JobEventH\x00\x12,\n\theartbeat\x18\x02 \x01(\x0b\x32\x17.autoprune.v1.HeartbeatH\x00\x42\t\n\x07message\"\x96\x01\n\x08JobEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x12\n\x05trial\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\x05\x12\x11\n\tbody_json\x18\x06 \x01(\tB\x08\n\x06_trial\"D\n\tHeartbeat\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12%\n\x05state\x18\x02 \x01(\x0e\x32\x16.autoprune.v1.JobState\"8\n\x11WatchFrontRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\"z\n\x12WatchFrontResponse\x12+\n\x06\x63hange\x18\x01 \x01(\x0b\x32\x19.autoprune.v1.FrontChangeH\x00\x12,\n\theartbeat\x18\x02 \x01(\x0b\x32\x17.autoprune.v1.HeartbeatH\x00\x42\t\n\x07message\"~\n\x0b\x46rontChange\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\"\n\x05\x61\x64\x64\x65\x64\x18\x02 \x03(\x0b\x32\x13.autoprune.v1.Trial\x12\x0f\n\x07removed\x18\x03 \x03(\x03\x12\x18\n\x0bhypervolume\x18\x04 \x01(\x01H\x00\x88\x01\x01\x42\x0e\n\x0c_hypervolume*U\n\nCancelMode\x12\x1b\n\x17\x43\x41NCEL_MODE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43\x41NCEL_MODE_DRAIN\x10\x01\x12\x13\n\x0f\x43\x41NCEL_MODE_NOW\x10\x02\x32\xf7\x04\n\rSearchService\x12L\n\tSubmitJob\x12\x1e.autoprune.v1.SubmitJobRequest\x1a\x1f.autoprune.v1.SubmitJobResponse\x12\x43\n\x06GetJob\x12\x1b.autoprune.v1.GetJobRequest\x1a\x1c.autoprune.v1.GetJobResponse\x12I\n\x08ListJobs\x12\x1d.autoprune.v1.ListJobsRequest\x1a\x1e.autoprune.v1.ListJobsResponse\x12L\n\tCancelJob\x12\x1e.autoprune.v1.CancelJobRequest\x1a\x1f.autoprune.v1.CancelJobResponse\x12L\n\tResumeJob\x12\x1e.autoprune.v1.ResumeJobRequest\x1a\x1f.autoprune.v1.ResumeJobResponse\x12L\n\tDeleteJob\x12\x1e.autoprune.v1.DeleteJobRequest\x1a\x1f.autoprune.v1.DeleteJobResponse\x12K\n\x08WatchJob\x12\x1d.autoprune.v1.WatchJobRequest\x1a\x1e.autoprune.v1.WatchJobResponse0\x01\x12Q\n\nWatchFront\x12\x1f.autoprune.v1.WatchFrontRequest\x1a .autoprune.v1.WatchFrontResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!autoprune/v1/search_service.proto\x12\x0c\x61utoprune.v1\x1a\x16\x61utoprune/v1/job.proto\x1a\x18\x61utoprune/v1/trial.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"P\n\x10SubmitJobRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x11\n\tspec_json\x18\x02 \x01(\t\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"3\n\x11SubmitJobResponse\x12\x1e\n\x03job\x18\x01 \x01(\x0b\x32\x11.autoprune.v1.Job\"6\n\rGetJobRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x18\n\x10with_preparation\x18\x02 \x01(\x08\"0\n\x0eGetJobResponse\x12\x1e\n\x03job\x18\x01 \x01(\x0b\x32\x11.autoprune.v1.Job\"`\n\x0fListJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12&\n\x06states\x18\x03 \x03(\x0e\x32\x16.autoprune.v1.JobState\"L\n\x10ListJobsResponse\x12\x1f\n\x04jobs\x18\x01 \x03(\x0b\x32\x11.autoprune.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"G\n\x10\x43\x61ncelJobRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12&\n\x04mode\x18\x02 \x01(\x0e\x32\x18.autoprune.v1.CancelMode\"3\n\x11\x43\x61ncelJobResponse\x12\x1e\n\x03job\x18\x01 \x01(\x0b\x32\x11.autoprune.v1.Job\"a\n\x10ResumeJobRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x13\n\x06trials\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x14\n\x07minutes\x18\x03 \x01(\x01H\x01\x88\x01\x01\x42\t\n\x07_trialsB\n\n\x08_minutes\"3\n\x11ResumeJobResponse\x12\x1e\n\x03job\x18\x01 \x01(\x0b\x32\x11.autoprune.v1.Job\"\x1f\n\x10\x44\x65leteJobRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\"\x13\n\x11\x44\x65leteJobResponse\"6\n\x0fWatchJobRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\"f\n\x10WatchJobResponse\x12&\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x16.autoprune.v1.JobEvent\x12*\n\theartbeat\x18\x02 \x01(\x0b\x32\x17.autoprune.v1.Heartbeat\"\x96\x01\n\x08JobEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x12\n\x05trial\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\x05\x12\x11\n\tbody_json\x18\x06 \x01(\tB\x08\n\x06_trial\"D\n\tHeartbeat\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12%\n\x05state\x18\x02 \x01(\x0e\x32\x16.autoprune.v1.JobState\"8\n\x11WatchFrontRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\"k\n\x12WatchFrontResponse\x12)\n\x06\x63hange\x18\x01 \x01(\x0b\x32\x19.autoprune.v1.FrontChange\x12*\n\theartbeat\x18\x02 \x01(\x0b\x32\x17.autoprune.v1.Heartbeat\"~\n\x0b\x46rontChange\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\"\n\x05\x61\x64\x64\x65\x64\x18\x02 \x03(\x0b\x32\x13.autoprune.v1.Trial\x12\x0f\n\x07removed\x18\x03 \x03(\x03\x12\x18\n\x0bhypervolume\x18\x04 \x01(\x01H\x00\x88\x01\x01\x42\x0e\n\x0c_hypervolume*U\n\nCancelMode\x12\x1b\n\x17\x43\x41NCEL_MODE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43\x41NCEL_MODE_DRAIN\x10\x01\x12\x13\n\x0f\x43\x41NCEL_MODE_NOW\x10\x02\x32\xf7\x04\n\rSearchService\x12L\n\tSubmitJob\x12\x1e.autoprune.v1.SubmitJobRequest\x1a\x1f.autoprune.v1.SubmitJobResponse\x12\x43\n\x06GetJob\x12\x1b.autoprune.v1.GetJobRequest\x1a\x1c.autoprune.v1.GetJobResponse\x12I\n\x08ListJobs\x12\x1d.autoprune.v1.ListJobsRequest\x1a\x1e.autoprune.v1.ListJobsResponse\x12L\n\tCancelJob\x12\x1e.autoprune.v1.CancelJobRequest\x1a\x1f.autoprune.v1.CancelJobResponse\x12L\n\tResumeJob\x12\x1e.autoprune.v1.ResumeJobRequest\x1a\x1f.autoprune.v1.ResumeJobResponse\x12L\n\tDeleteJob\x12\x1e.autoprune.v1.DeleteJobRequest\x1a\x1f.autoprune.v1.DeleteJobResponse\x12K\n\x08WatchJob\x12\x1d.autoprune.v1.WatchJobRequest\x1a\x1e.autoprune.v1.WatchJobResponse0\x01\x12Q\n\nWatchFront\x12\x1f.autoprune.v1.WatchFrontRequest\x1a .autoprune.v1.WatchFrontResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'autoprune.v1.search_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CANCELMODE']._serialized_start=1564
-  _globals['_CANCELMODE']._serialized_end=1649
+  _globals['_CANCELMODE']._serialized_start=1561
+  _globals['_CANCELMODE']._serialized_end=1646
   _globals['_SUBMITJOBREQUEST']._serialized_start=134
   _globals['_SUBMITJOBREQUEST']._serialized_end=214
   _globals['_SUBMITJOBRESPONSE']._serialized_start=216
   _globals['_SUBMITJOBRESPONSE']._serialized_end=267
   _globals['_GETJOBREQUEST']._serialized_start=269
-  _globals['_GETJOBREQUEST']._serialized_end=297
-  _globals['_GETJOBRESPONSE']._serialized_start=299
-  _globals['_GETJOBRESPONSE']._serialized_end=347
-  _globals['_LISTJOBSREQUEST']._serialized_start=349
-  _globals['_LISTJOBSREQUEST']._serialized_end=445
-  _globals['_LISTJOBSRESPONSE']._serialized_start=447
-  _globals['_LISTJOBSRESPONSE']._serialized_end=523
-  _globals['_CANCELJOBREQUEST']._serialized_start=525
-  _globals['_CANCELJOBREQUEST']._serialized_end=596
-  _globals['_CANCELJOBRESPONSE']._serialized_start=598
-  _globals['_CANCELJOBRESPONSE']._serialized_end=649
-  _globals['_RESUMEJOBREQUEST']._serialized_start=651
-  _globals['_RESUMEJOBREQUEST']._serialized_end=748
-  _globals['_RESUMEJOBRESPONSE']._serialized_start=750
-  _globals['_RESUMEJOBRESPONSE']._serialized_end=801
-  _globals['_DELETEJOBREQUEST']._serialized_start=803
-  _globals['_DELETEJOBREQUEST']._serialized_end=834
-  _globals['_DELETEJOBRESPONSE']._serialized_start=836
-  _globals['_DELETEJOBRESPONSE']._serialized_end=855
-  _globals['_WATCHJOBREQUEST']._serialized_start=857
-  _globals['_WATCHJOBREQUEST']._serialized_end=911
-  _globals['_WATCHJOBRESPONSE']._serialized_start=913
-  _globals['_WATCHJOBRESPONSE']._serialized_end=1029
-  _globals['_JOBEVENT']._serialized_start=1032
-  _globals['_JOBEVENT']._serialized_end=1182
-  _globals['_HEARTBEAT']._serialized_start=1184
-  _globals['_HEARTBEAT']._serialized_end=1252
-  _globals['_WATCHFRONTREQUEST']._serialized_start=1254
-  _globals['_WATCHFRONTREQUEST']._serialized_end=1310
-  _globals['_WATCHFRONTRESPONSE']._serialized_start=1312
-  _globals['_WATCHFRONTRESPONSE']._serialized_end=1434
-  _globals['_FRONTCHANGE']._serialized_start=1436
-  _globals['_FRONTCHANGE']._serialized_end=1562
-  _globals['_SEARCHSERVICE']._serialized_start=1652
-  _globals['_SEARCHSERVICE']._serialized_end=2283
+  _globals['_GETJOBREQUEST']._serialized_end=323
+  _globals['_GETJOBRESPONSE']._serialized_start=325
+  _globals['_GETJOBRESPONSE']._serialized_end=373
+  _globals['_LISTJOBSREQUEST']._serialized_start=375
+  _globals['_LISTJOBSREQUEST']._serialized_end=471
+  _globals['_LISTJOBSRESPONSE']._serialized_start=473
+  _globals['_LISTJOBSRESPONSE']._serialized_end=549
+  _globals['_CANCELJOBREQUEST']._serialized_start=551
+  _globals['_CANCELJOBREQUEST']._serialized_end=622
+  _globals['_CANCELJOBRESPONSE']._serialized_start=624
+  _globals['_CANCELJOBRESPONSE']._serialized_end=675
+  _globals['_RESUMEJOBREQUEST']._serialized_start=677
+  _globals['_RESUMEJOBREQUEST']._serialized_end=774
+  _globals['_RESUMEJOBRESPONSE']._serialized_start=776
+  _globals['_RESUMEJOBRESPONSE']._serialized_end=827
+  _globals['_DELETEJOBREQUEST']._serialized_start=829
+  _globals['_DELETEJOBREQUEST']._serialized_end=860
+  _globals['_DELETEJOBRESPONSE']._serialized_start=862
+  _globals['_DELETEJOBRESPONSE']._serialized_end=881
+  _globals['_WATCHJOBREQUEST']._serialized_start=883
+  _globals['_WATCHJOBREQUEST']._serialized_end=937
+  _globals['_WATCHJOBRESPONSE']._serialized_start=939
+  _globals['_WATCHJOBRESPONSE']._serialized_end=1041
+  _globals['_JOBEVENT']._serialized_start=1044
+  _globals['_JOBEVENT']._serialized_end=1194
+  _globals['_HEARTBEAT']._serialized_start=1196
+  _globals['_HEARTBEAT']._serialized_end=1264
+  _globals['_WATCHFRONTREQUEST']._serialized_start=1266
+  _globals['_WATCHFRONTREQUEST']._serialized_end=1322
+  _globals['_WATCHFRONTRESPONSE']._serialized_start=1324
+  _globals['_WATCHFRONTRESPONSE']._serialized_end=1431
+  _globals['_FRONTCHANGE']._serialized_start=1433
+  _globals['_FRONTCHANGE']._serialized_end=1559
+  _globals['_SEARCHSERVICE']._serialized_start=1649
+  _globals['_SEARCHSERVICE']._serialized_end=2280
 # @@protoc_insertion_point(module_scope)

@@ -38,10 +38,12 @@ class SubmitJobResponse(_message.Message):
     def __init__(self, job: _Optional[_Union[_job_pb2.Job, _Mapping]] = ...) -> None: ...
 
 class GetJobRequest(_message.Message):
-    __slots__ = ("job",)
+    __slots__ = ("job", "with_preparation")
     JOB_FIELD_NUMBER: _ClassVar[int]
+    WITH_PREPARATION_FIELD_NUMBER: _ClassVar[int]
     job: str
-    def __init__(self, job: _Optional[str] = ...) -> None: ...
+    with_preparation: bool
+    def __init__(self, job: _Optional[str] = ..., with_preparation: bool = ...) -> None: ...
 
 class GetJobResponse(_message.Message):
     __slots__ = ("job",)
@@ -116,12 +118,12 @@ class WatchJobRequest(_message.Message):
     def __init__(self, job: _Optional[str] = ..., after_sequence: _Optional[int] = ...) -> None: ...
 
 class WatchJobResponse(_message.Message):
-    __slots__ = ("event", "heartbeat")
-    EVENT_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("events", "heartbeat")
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
-    event: JobEvent
+    events: _containers.RepeatedCompositeFieldContainer[JobEvent]
     heartbeat: Heartbeat
-    def __init__(self, event: _Optional[_Union[JobEvent, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ...) -> None: ...
+    def __init__(self, events: _Optional[_Iterable[_Union[JobEvent, _Mapping]]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ...) -> None: ...
 
 class JobEvent(_message.Message):
     __slots__ = ("sequence", "time", "kind", "trial", "attempt", "body_json")

@@ -123,14 +123,16 @@ class SearchServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def WatchJob(self, request, context):
-        """Sends the events of a job's log: those after a sequence number, then each as it comes.
+        """Sends the events of a job's log: those after a sequence number, then each as it comes, until
+        the job has ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchFront(self, request, context):
-        """Sends what changes on a job's front: since a sequence number, then as it comes.
+        """Sends what changes on a job's front: since a sequence number, then as it comes, until the job
+        has ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

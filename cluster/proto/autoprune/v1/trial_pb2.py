@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x61utoprune/v1/trial.proto\x12\x0c\x61utoprune.v1\"R\n\x0bMeasurement\x12\r\n\x05value\x18\x01 \x01(\x01\x12\x10\n\x03low\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\x04high\x18\x03 \x01(\x01H\x01\x88\x01\x01\x42\x06\n\x04_lowB\x07\n\x05_high\"o\n\tObjective\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04unit\x18\x02 \x01(\t\x12 \n\x04goal\x18\x03 \x01(\x0e\x32\x12.autoprune.v1.Goal\x12\x16\n\treference\x18\x04 \x01(\x01H\x00\x88\x01\x01\x42\x0c\n\n_reference\"\xbf\x03\n\x05Trial\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12\'\n\x05state\x18\x02 \x01(\x0e\x32\x18.autoprune.v1.TrialState\x12\x10\n\x08searcher\x18\x03 \x01(\t\x12\x0c\n\x04rung\x18\x04 \x01(\x05\x12\x15\n\rpolicy_sha256\x18\x05 \x01(\t\x12\x37\n\nobjectives\x18\x06 \x03(\x0b\x32#.autoprune.v1.Trial.ObjectivesEntry\x12/\n\x06report\x18\x07 \x03(\x0b\x32\x1f.autoprune.v1.Trial.ReportEntry\x12\x13\n\x0bpolicy_json\x18\x08 \x01(\t\x12\x0f\n\x07\x66\x61ilure\x18\t \x01(\t\x12\x13\n\x06parent\x18\n \x01(\x03H\x00\x88\x01\x01\x1aL\n\x0fObjectivesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12(\n\x05value\x18\x02 \x01(\x0b\x32\x19.autoprune.v1.Measurement:\x02\x38\x01\x1aH\n\x0bReportEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12(\n\x05value\x18\x02 \x01(\x0b\x32\x19.autoprune.v1.Measurement:\x02\x38\x01\x42\t\n\x07_parent*\xa8\x01\n\nTrialState\x12\x1b\n\x17TRIAL_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11TRIAL_STATE_ASKED\x10\x01\x12\x19\n\x15TRIAL_STATE_COMPLETED\x10\x02\x12\x16\n\x12TRIAL_STATE_FAILED\x10\x03\x12\x1a\n\x16TRIAL_STATE_INFEASIBLE\x10\x04\x12\x17\n\x13TRIAL_STATE_STOPPED\x10\x05*8\n\x04Goal\x12\x14\n\x10GOAL_UNSPECIFIED\x10\x00\x12\x0c\n\x08GOAL_MIN\x10\x01\x12\x0c\n\x08GOAL_MAX\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x61utoprune/v1/trial.proto\x12\x0c\x61utoprune.v1\"R\n\x0bMeasurement\x12\r\n\x05value\x18\x01 \x01(\x01\x12\x10\n\x03low\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\x04high\x18\x03 \x01(\x01H\x01\x88\x01\x01\x42\x06\n\x04_lowB\x07\n\x05_high\"o\n\tObjective\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04unit\x18\x02 \x01(\t\x12 \n\x04goal\x18\x03 \x01(\x0e\x32\x12.autoprune.v1.Goal\x12\x16\n\treference\x18\x04 \x01(\x01H\x00\x88\x01\x01\x42\x0c\n\n_reference\"\xa1\x04\n\x05Trial\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12\'\n\x05state\x18\x02 \x01(\x0e\x32\x18.autoprune.v1.TrialState\x12\x10\n\x08searcher\x18\x03 \x01(\t\x12\x0c\n\x04rung\x18\x04 \x01(\x05\x12\x15\n\rpolicy_sha256\x18\x05 \x01(\t\x12\x37\n\nobjectives\x18\x06 \x03(\x0b\x32#.autoprune.v1.Trial.ObjectivesEntry\x12/\n\x06report\x18\x07 \x03(\x0b\x32\x1f.autoprune.v1.Trial.ReportEntry\x12\x0f\n\x07\x66\x61ilure\x18\x08 \x01(\t\x12\x13\n\x06parent\x18\t \x01(\x03H\x00\x88\x01\x01\x12\x14\n\x07teacher\x18\n \x01(\x03H\x01\x88\x01\x01\x12\x10\n\x08\x61ttempts\x18\x0b \x01(\x05\x12\x13\n\x0bpolicy_json\x18\x0c \x01(\t\x12\x17\n\x0f\x65valuation_json\x18\r \x01(\t\x12\x13\n\x0breport_json\x18\x0e \x01(\t\x1aL\n\x0fObjectivesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12(\n\x05value\x18\x02 \x01(\x0b\x32\x19.autoprune.v1.Measurement:\x02\x38\x01\x1aH\n\x0bReportEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12(\n\x05value\x18\x02 \x01(\x0b\x32\x19.autoprune.v1.Measurement:\x02\x38\x01\x42\t\n\x07_parentB\n\n\x08_teacher*\xaa\x01\n\nTrialState\x12\x1b\n\x17TRIAL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13TRIAL_STATE_WAITING\x10\x01\x12\x19\n\x15TRIAL_STATE_COMPLETED\x10\x02\x12\x16\n\x12TRIAL_STATE_FAILED\x10\x03\x12\x1a\n\x16TRIAL_STATE_INFEASIBLE\x10\x04\x12\x17\n\x13TRIAL_STATE_STOPPED\x10\x05*8\n\x04Goal\x12\x14\n\x10GOAL_UNSPECIFIED\x10\x00\x12\x0c\n\x08GOAL_MIN\x10\x01\x12\x0c\n\x08GOAL_MAX\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,18 +35,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TRIAL_OBJECTIVESENTRY']._serialized_options = b'8\001'
   _globals['_TRIAL_REPORTENTRY']._loaded_options = None
   _globals['_TRIAL_REPORTENTRY']._serialized_options = b'8\001'
-  _globals['_TRIALSTATE']._serialized_start=690
-  _globals['_TRIALSTATE']._serialized_end=858
-  _globals['_GOAL']._serialized_start=860
-  _globals['_GOAL']._serialized_end=916
+  _globals['_TRIALSTATE']._serialized_start=788
+  _globals['_TRIALSTATE']._serialized_end=958
+  _globals['_GOAL']._serialized_start=960
+  _globals['_GOAL']._serialized_end=1016
   _globals['_MEASUREMENT']._serialized_start=42
   _globals['_MEASUREMENT']._serialized_end=124
   _globals['_OBJECTIVE']._serialized_start=126
   _globals['_OBJECTIVE']._serialized_end=237
   _globals['_TRIAL']._serialized_start=240
-  _globals['_TRIAL']._serialized_end=687
-  _globals['_TRIAL_OBJECTIVESENTRY']._serialized_start=526
-  _globals['_TRIAL_OBJECTIVESENTRY']._serialized_end=602
-  _globals['_TRIAL_REPORTENTRY']._serialized_start=604
-  _globals['_TRIAL_REPORTENTRY']._serialized_end=676
+  _globals['_TRIAL']._serialized_end=785
+  _globals['_TRIAL_OBJECTIVESENTRY']._serialized_start=612
+  _globals['_TRIAL_OBJECTIVESENTRY']._serialized_end=688
+  _globals['_TRIAL_REPORTENTRY']._serialized_start=690
+  _globals['_TRIAL_REPORTENTRY']._serialized_end=762
 # @@protoc_insertion_point(module_scope)

@@ -10,7 +10,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 class TrialState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     TRIAL_STATE_UNSPECIFIED: _ClassVar[TrialState]
-    TRIAL_STATE_ASKED: _ClassVar[TrialState]
+    TRIAL_STATE_WAITING: _ClassVar[TrialState]
     TRIAL_STATE_COMPLETED: _ClassVar[TrialState]
     TRIAL_STATE_FAILED: _ClassVar[TrialState]
     TRIAL_STATE_INFEASIBLE: _ClassVar[TrialState]
@@ -22,7 +22,7 @@ class Goal(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     GOAL_MIN: _ClassVar[Goal]
     GOAL_MAX: _ClassVar[Goal]
 TRIAL_STATE_UNSPECIFIED: TrialState
-TRIAL_STATE_ASKED: TrialState
+TRIAL_STATE_WAITING: TrialState
 TRIAL_STATE_COMPLETED: TrialState
 TRIAL_STATE_FAILED: TrialState
 TRIAL_STATE_INFEASIBLE: TrialState
@@ -54,7 +54,7 @@ class Objective(_message.Message):
     def __init__(self, name: _Optional[str] = ..., unit: _Optional[str] = ..., goal: _Optional[_Union[Goal, str]] = ..., reference: _Optional[float] = ...) -> None: ...
 
 class Trial(_message.Message):
-    __slots__ = ("number", "state", "searcher", "rung", "policy_sha256", "objectives", "report", "policy_json", "failure", "parent")
+    __slots__ = ("number", "state", "searcher", "rung", "policy_sha256", "objectives", "report", "failure", "parent", "teacher", "attempts", "policy_json", "evaluation_json", "report_json")
     class ObjectivesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -76,9 +76,13 @@ class Trial(_message.Message):
     POLICY_SHA256_FIELD_NUMBER: _ClassVar[int]
     OBJECTIVES_FIELD_NUMBER: _ClassVar[int]
     REPORT_FIELD_NUMBER: _ClassVar[int]
-    POLICY_JSON_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
     PARENT_FIELD_NUMBER: _ClassVar[int]
+    TEACHER_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    POLICY_JSON_FIELD_NUMBER: _ClassVar[int]
+    EVALUATION_JSON_FIELD_NUMBER: _ClassVar[int]
+    REPORT_JSON_FIELD_NUMBER: _ClassVar[int]
     number: int
     state: TrialState
     searcher: str
@@ -86,7 +90,11 @@ class Trial(_message.Message):
     policy_sha256: str
     objectives: _containers.MessageMap[str, Measurement]
     report: _containers.MessageMap[str, Measurement]
-    policy_json: str
     failure: str
     parent: int
-    def __init__(self, number: _Optional[int] = ..., state: _Optional[_Union[TrialState, str]] = ..., searcher: _Optional[str] = ..., rung: _Optional[int] = ..., policy_sha256: _Optional[str] = ..., objectives: _Optional[_Mapping[str, Measurement]] = ..., report: _Optional[_Mapping[str, Measurement]] = ..., policy_json: _Optional[str] = ..., failure: _Optional[str] = ..., parent: _Optional[int] = ...) -> None: ...
+    teacher: int
+    attempts: int
+    policy_json: str
+    evaluation_json: str
+    report_json: str
+    def __init__(self, number: _Optional[int] = ..., state: _Optional[_Union[TrialState, str]] = ..., searcher: _Optional[str] = ..., rung: _Optional[int] = ..., policy_sha256: _Optional[str] = ..., objectives: _Optional[_Mapping[str, Measurement]] = ..., report: _Optional[_Mapping[str, Measurement]] = ..., failure: _Optional[str] = ..., parent: _Optional[int] = ..., teacher: _Optional[int] = ..., attempts: _Optional[int] = ..., policy_json: _Optional[str] = ..., evaluation_json: _Optional[str] = ..., report_json: _Optional[str] = ...) -> None: ...

@@ -1,0 +1,1 @@
+"""The service: jobs of several tenants, their logs and fronts, over gRPC."""
