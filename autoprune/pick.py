@@ -65,8 +65,8 @@ class Pick:
     def among(self, front: Picking[T]) -> T:
         """Return the member of a `Front` that is wanted, of a `FrontTable` its number.
 
-        A trial's own number is none of its business. Raises `InputError` for an empty front, a metric that is no objective, and weights
-        below 0 or all 0.
+        A trial's own number is none of its business. Raises `InputError` for an empty front, a
+        metric that is no objective, and weights below 0 or all 0.
         """
         assert self.number is None, "a trial's number picks from all trials, not from a front"
         if self.best is not None:

@@ -49,9 +49,7 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> Job:
     return validated(read_job_file(path, overrides), source=str(path))
 
 
-def validated(
-    raw: Mapping[str, Any], source: str = "job", *, loads_plugins: bool = True
-) -> Job:
+def validated(raw: Mapping[str, Any], source: str = "job", *, loads_plugins: bool = True) -> Job:
     """Return the valid job that `raw` describes; raises `JobError` with every problem.
 
     Without `loads_plugins` only its form is judged, and nothing that it names is imported.

@@ -18,6 +18,9 @@ from cluster.service.job_text import parsed
 from cluster.service.refusal import invalid, later
 
 _PATIENCE_S = 60.0
+# Each of thousands would be looked up, and all other jobs wait.
+_LISTS = ("objectives", "constraints", "searchers", "rungs")
+_MOST_ENTRIES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,10 @@ def _own_rules(raw: dict[str, Any]) -> list[Violation]:
     if not isinstance(name, str) or not NAME.fullmatch(name):
         rule = "1 to 63 lower-case letters, digits, '-' and '_', the first a letter or digit"
         problems.append(Violation("name", name, rule))
+    for key in _LISTS:
+        given = raw.get(key)
+        if isinstance(given, list) and len(given) > _MOST_ENTRIES:
+            problems.append(Violation(key, f"{len(given)} entries", f"at most {_MOST_ENTRIES}"))
     resources = raw.get("resources")
     if isinstance(resources, dict) and resources.get("workers") == "serial":
         problems.append(
