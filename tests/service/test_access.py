@@ -17,6 +17,7 @@ import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from cluster.client.connection import TOKEN
 from cluster.proto.autoprune.v1 import search_service_pb2 as pb
 from cluster.proto.autoprune.v1.search_service_pb2_grpc import SearchServiceStub
 from cluster.service.identity import Scope, new_token
@@ -47,6 +48,8 @@ NEVER = {
     grpc.StatusCode.UNIMPLEMENTED,
 }
 TENANTS = ("north", "south")
+# Of whoever starts the server, for his own use as a client.
+OPERATORS = f"autoprune_operator_{'Op3rat0r' * 5}123"
 every_method = pytest.mark.parametrize("method", METHODS, ids=lambda each: each.name)
 
 
@@ -77,7 +80,9 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
         for tenant in TENANTS
         for scope in Scope
     }
-    served = Served(directory / "server", "--max-jobs", "0", "--token-file", str(file))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(TOKEN, OPERATORS)
+        served = Served(directory / "server", "--max-jobs", "0", "--token-file", str(file))
     with served.channel() as channel:
         yield Guarded(served, file, tokens, channel)
     served.kill()
@@ -294,7 +299,13 @@ def test_no_secret_is_told(guarded: Guarded) -> None:
     server = psutil.Process(guarded.served.process.pid)
     processes = [server, *server.children(recursive=True)]
     assert len(processes) > 1
-    for each in processes:
-        said += [Path(f"/proc/{each.pid}/{file}").read_text() for file in ("cmdline", "environ")]
+    shown = {
+        (each.pid, file): Path(f"/proc/{each.pid}/{file}").read_text()
+        for each in processes
+        for file in ("cmdline", "environ")
+    }
+    assert OPERATORS in shown.pop((server.pid, "environ"))  # as it was started
+    said += shown.values()
+    secrets.append(OPERATORS)
     said.append(guarded.served.log.read_text())
     assert not [x for x in secrets if len(x) > 10 and any(x in each for each in said)]

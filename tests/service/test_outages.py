@@ -21,7 +21,7 @@ from tests.postgres import free_port
 from tests.service.conftest import Served, submit, wait_until
 from tests.service.test_story import log_of, run_of, wait_for
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(600)]
 _LONG_S = 180.0
 
 

@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 _LONG_S = 180.0
 
 
-@pytest.fixture(params=["SQLite", "PostgreSQL"])
+@pytest.fixture(params=["SQLite", pytest.param("PostgreSQL", marks=pytest.mark.slow)])
 def served(
     request: pytest.FixtureRequest, serve: Callable[..., Served], catalog: Path
 ) -> Iterator[Served]:
