@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import os
 import uuid
-from functools import partial
 from pathlib import Path
 
 from autoprune.errors import RunError
@@ -55,7 +54,8 @@ def write_whole(path: Path, content: bytes, mode: int = 0o666) -> None:
     """
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        with open(part, "xb", opener=partial(os.open, mode=mode)) as file:
+        part.touch(mode, exist_ok=False)
+        with part.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -50,9 +50,10 @@ class Front:
         self.goals = tuple(goals)
         self._use_report = use_report
         self._significance = significance
-        self._trials: dict[int, Trial] = {}
+        self._trials: dict[int, Trial] = {}  # by keys in the order of their numbers
         self._known = NonDominated(len(self.goals))
         self._table: FrontTable | None = None
+        self._count = 0
 
     @classmethod
     def of(
@@ -66,11 +67,12 @@ class Front:
         """Return the front of `trials`, faster than by adding one after the other."""
         front = cls(goals, use_report=use_report, significance=significance)
         able = [(x, losses) for x in trials if (losses := front._losses(x)) is not None]
-        numbers = np.array([trial.number for trial, _ in able], dtype=np.int64)
+        keys = [front._key(trial) for trial, _ in able]
+        numbers = np.array(keys, dtype=np.int64)
         table = np.array([losses for _, losses in able]).reshape(len(able), len(front.goals))
         front._known = NonDominated.of(numbers, table)
-        by_number = {trial.number: trial for trial, _ in able}
-        front._trials = {number: by_number[number] for number in front._known.numbers.tolist()}
+        by_key = {key: trial for key, (trial, _) in zip(keys, able, strict=True)}
+        front._trials = {key: by_key[key] for key in front._known.numbers.tolist()}
         return front
 
     @property
@@ -86,12 +88,13 @@ class Front:
     def add(self, trial: Trial) -> bool:
         """Take in a trial, in time linear in the front; say whether none dominates it so far."""
         losses = self._losses(trial)
-        left = None if losses is None else self._known.add(trial.number, losses)
+        key = self._key(trial)
+        left = None if losses is None else self._known.add(key, losses)
         if left is None:
             return False
-        for number in left:
-            del self._trials[number]
-        self._trials[trial.number] = trial
+        for gone in left:
+            del self._trials[gone]
+        self._trials[key] = trial
         self._table = None
         return True
 
@@ -130,6 +133,11 @@ class Front:
         Each objective is scaled to [0, 1] over the front; unnamed ones weigh nothing.
         """
         return self._trials[self._now().weighted(weights)]
+
+    def _key(self, trial: Trial) -> int:
+        """Return a number of its own for a trial: searchers may tell several of one number."""
+        self._count += 1
+        return (trial.number << 20) + self._count % 2**20
 
     def _now(self) -> FrontTable:
         """Return the front as it stands, in numbers."""

@@ -8,11 +8,15 @@ corner, so that a front holds hundreds of trials instead of dozens.
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from autoprune.contracts.store import Entry, EventKind
+from autoprune.store.location import STORE_NAME
+from autoprune.store.sql import SqlStore
 from benchmarks.front_index import _log
 
 # The best value of each objective, and how far from it the worst one is.
@@ -43,6 +47,15 @@ def entries(trials: int, *, rungs: int = 2) -> Iterator[Entry]:
             yield replace(entry, body={**entry.body, "rung": 0, "parent": None})
         else:
             yield entry
+
+
+def write_steadily(directory: Path, news: Sequence[Entry], per_second: float) -> None:
+    """Go on with the log in a job's directory, an event at a time, as its controller would."""
+    with SqlStore(directory / STORE_NAME) as store:
+        begun = time.monotonic()
+        for place, entry in enumerate(news, 1):
+            store.append(directory.name, [entry])
+            time.sleep(max(0.0, begun + place / per_second - time.monotonic()))
 
 
 def points(log: Sequence[Entry]) -> dict[int, list[float]]:

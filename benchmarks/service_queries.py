@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
 import random
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 import grpc
 import numpy as np
 
+from autoprune.contracts.store import Entry
 from benchmarks.service_host import Host, fronts
-from benchmarks.service_log import GOALS, entries
+from benchmarks.service_log import GOALS, entries, write_steadily
 from benchmarks.service_table import Row
 from cluster.proto.autoprune.v1 import front_service_pb2 as pb
 
@@ -22,6 +25,7 @@ _CLIENTS, _CHANNELS = 16, 4
 _PAGE, _LARGEST_PAGE = 100, 1000
 _WARM_S, _SECONDS = 3.0, 10.0
 _TRIALS, _LONG = 10_000, 100_000
+_RATE, _NEWS = 50, 700  # events a second while the search goes on, and of all of that time
 _CHECKED, _TURNED = 0.02, 0.5  # of answers: those that are compared, those with a second page
 _JOB = "digits"
 _PATIENCE_S = 60.0
@@ -31,9 +35,10 @@ def queries() -> list[Row]:
     """Ask a server on one core, from another one, for a hundred trials at a time."""
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[-1]})
+    log = list(entries(_TRIALS + _NEWS // 2))[:-1]  # without its end
     with Host(core=cores[0]) as host:
-        host.add_job(_JOB, entries(_TRIALS))
-        return asyncio.run(_queries(host))
+        directory = host.add_job(_JOB, log[:-_NEWS])
+        return asyncio.run(_queries(host, directory, log[-_NEWS:]))
 
 
 def first_query() -> list[Row]:
@@ -64,34 +69,46 @@ async def _first(host: Host) -> tuple[float, int]:
         return time.perf_counter() - begun, found.total_size
 
 
-async def _queries(host: Host) -> list[Row]:
+async def _queries(host: Host, directory: Path, news: Sequence[Entry]) -> list[Row]:
+    writer = multiprocessing.get_context("spawn").Process(
+        target=write_steadily, args=(directory, news, _RATE)
+    )
     async with AsyncExitStack() as stack:
         channels = [await stack.enter_async_context(host.channel()) for _ in range(_CHANNELS)]
-        front = _Questions(await _pages(host, channels[0], everything=False))
+        values = await _pages(host, channels[0], everything=False)
+        front, moving = _Questions(values), _Questions(values, is_settled=False)
         every = _Questions(await _pages(host, channels[0], everything=True), everything=True)
         varied = await _Load(host, front).figures(channels)
         same = await _Load(host, front, front.new(random.Random(0))).figures(channels)
         wide = await _Load(host, every).figures(channels)
-    what = f"{_PAGE} trials of the front of {len(front)} of a job with {_TRIALS:,}"
+        writer.start()
+        growing = await _Load(host, moving).figures(channels)
+    writer.join()
+    what = f"{_PAGE} trials of the front of {len(values)} of a job with {_TRIALS:,} trials"
     return [
         *varied.rows(f"{what}, every query another", least=1000, most=50),
+        *growing.rows(f"… while the search writes {_RATE} events a second"),
         *same.rows("… one and the same query"),
-        *wide.rows(f"{_PAGE} of all {len(every):,} completed trials, every query another"),
+        *wide.rows(f"{_PAGE} of all completed trials, every query another"),
     ]
 
 
 class _Questions:
-    """Queries whose answers are known: bounds of one or two metrics, any order, some pages on."""
+    """Queries about trials whose `values` (n, goals) are known: bounds of metrics, in any order.
 
-    def __init__(self, values: np.ndarray, *, everything: bool = False) -> None:
-        self._values = values  # (n, goals)
+    Where the trials are not settled, answers are not compared, and bounds leave more of them.
+    """
+
+    def __init__(
+        self, values: np.ndarray, *, everything: bool = False, is_settled: bool = True
+    ) -> None:
+        self._values = values
         self._everything = everything
-
-    def __len__(self) -> int:
-        return len(self._values)
+        self._is_settled = is_settled
 
     def new(self, draw: random.Random) -> pb.QueryFrontRequest:
         """Return a query that at least one page of trials meets, unlike all before."""
+        fewest = _PAGE if self._is_settled else 2 * _PAGE
         while True:
             request = pb.QueryFrontRequest(
                 job=_JOB, sort=draw.choice(GOALS), page_size=_PAGE, everything=self._everything
@@ -99,11 +116,13 @@ class _Questions:
             for name in draw.sample(GOALS, draw.choice((1, 2))):
                 bound = draw.choice(self._values[:, GOALS.index(name)]) * draw.uniform(1.0, 1.01)
                 request.bounds.add(metric=name, most=bound)
-            if len(self._meeting(request)) >= _PAGE:
+            if len(self._meeting(request)) >= fewest:
                 return request
 
     def check(self, request: pb.QueryFrontRequest, answer: pb.QueryFrontResponse) -> None:
         """Raise `AssertionError` where an answer to a first page is not the right one."""
+        if not self._is_settled:
+            return
         expected = np.sort(self._meeting(request)[:, GOALS.index(request.sort)])[:_PAGE]
         found = [trial.objectives[request.sort].value for trial in answer.trials]
         assert found == expected.tolist(), f"a wrong answer to {request}"

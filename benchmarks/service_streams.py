@@ -20,10 +20,8 @@ import numpy as np
 
 from autoprune.contracts.store import Entry
 from autoprune.store.entries import closed
-from autoprune.store.location import STORE_NAME
-from autoprune.store.sql import SqlStore
 from benchmarks.service_host import Host, fronts, searches
-from benchmarks.service_log import entries, job_body
+from benchmarks.service_log import entries, job_body, write_steadily
 from benchmarks.service_table import Row
 from cluster.proto.autoprune.v1 import front_service_pb2 as front_pb
 from cluster.proto.autoprune.v1 import search_service_pb2 as pb
@@ -39,7 +37,8 @@ _FILE_MB, _BREAK_MB, _UNREAD = 500, 300, 8
 
 def watchers() -> list[Row]:
     """Let two hundred streams follow a log that another process writes."""
-    log = list(islice(entries(_BEFORE + _RATE * _SECONDS), _BEFORE + _RATE * _SECONDS))
+    count = _BEFORE + _RATE * _SECONDS
+    log = [*islice(entries(count), count), closed("finished")]
     with Host() as host:
         directory = host.add_job(_JOB, log[:_BEFORE])
         return asyncio.run(_watched(host, directory, log[_BEFORE:]))
@@ -48,7 +47,7 @@ def watchers() -> list[Row]:
 async def _watched(host: Host, directory: Path, news: Sequence[Entry]) -> list[Row]:
     found = [_Watcher(_BEFORE - 1) for _ in range(_WATCHERS)]
     spawn = multiprocessing.get_context("spawn")
-    writer = spawn.Process(target=_write, args=(directory, news))
+    writer = spawn.Process(target=write_steadily, args=(directory, news, _RATE))
     async with AsyncExitStack() as stack:
         channels = [await stack.enter_async_context(host.channel()) for _ in range(_CHANNELS)]
         calls = [each.follow(host, channels[i % _CHANNELS]) for i, each in enumerate(found)]
@@ -59,7 +58,7 @@ async def _watched(host: Host, directory: Path, news: Sequence[Entry]) -> list[R
         await streams
     share = (host.processor_s() - before) / (time.perf_counter() - begun)
     writer.join()
-    last = _BEFORE + len(news) + 1  # with the word that the search has ended
+    last = _BEFORE + len(news)
     lost = sum(last - each.last for each in found) + sum(each.gaps for each in found)
     lags = np.concatenate([np.array(each.lags) for each in found]) * 1e3
     p50, p99 = np.percentile(lags, [50, 99])
@@ -106,16 +105,6 @@ class _Watcher:
                 if self.is_there.is_set():
                     self.lags.append(now - event.time.ToNanoseconds() / 1e9)
             self.is_there.set()
-
-
-def _write(directory: Path, news: Sequence[Entry]) -> None:
-    """Write a log as a controller does, at an even pace, and end it."""
-    with SqlStore(directory / STORE_NAME) as store:
-        begun = time.monotonic()
-        for place, entry in enumerate(news, 1):
-            store.append(directory.name, [entry])
-            time.sleep(max(0.0, begun + place / _RATE - time.monotonic()))
-        store.append(directory.name, [closed("finished")])
 
 
 def submissions() -> list[Row]:

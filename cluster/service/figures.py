@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
+from socketserver import ThreadingMixIn
+from threading import Thread
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app
 
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60)
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = 10.0  # of a connection on which nothing comes: each costs a thread
+
+    def log_message(self, *_: object) -> None:
+        """Log nothing: whoever looks does so every few seconds."""
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6
 
 
 class Figures:
@@ -52,7 +72,15 @@ class Figures:
 
     def serve(self, host: str, port: int) -> Callable[[], None]:
         """Serve the figures at http://HOST:PORT/metrics; return what ends that."""
-        server, thread = start_http_server(port, host, registry=self.registry)
+        server = make_server(
+            host.strip("[]"),
+            port,
+            make_wsgi_app(self.registry),
+            _Server6 if ":" in host else _Server,
+            _Handler,
+        )
+        thread = Thread(target=server.serve_forever, daemon=True)
+        thread.start()
 
         def close() -> None:
             server.shutdown()

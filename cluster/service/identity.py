@@ -132,7 +132,10 @@ def new_token(path: Path, name: str, tenant: str, scope: Scope, expires: datetim
             "expires": until,
         }
     )
-    write_whole(path, json.dumps(entries, indent=2).encode(), mode=0o600)
+    try:
+        write_whole(path, json.dumps(entries, indent=2).encode(), mode=0o600)
+    except OSError as error:
+        raise InputError(f"the token file {path} cannot be written: {error.strerror}") from error
     return f"autoprune_{name}_{secret}"
 
 

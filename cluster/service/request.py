@@ -39,7 +39,8 @@ async def received(
         message = f"no request has come for {patience_s:g} s"
         raise Refusal(grpc.StatusCode.DEADLINE_EXCEEDED, message) from None
     if sent is grpc.aio.EOF:
-        raise NoRequest(grpc.StatusCode.INVALID_ARGUMENT, "the call has ended without a request")
+        message = "the call has ended without a request that can be read"
+        raise NoRequest(grpc.StatusCode.INVALID_ARGUMENT, message)
     if len(sent) > most_bytes:
         message = f"the request has {len(sent)} bytes, and may have {most_bytes}"
         raise Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, message)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import grpc
+import psutil
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
@@ -73,6 +74,16 @@ def test_messages_have_a_size(channel: grpc.Channel, method: Method) -> None:
     assert outcome(channel, method, b"\0" * (limit + 1)).code is EXHAUSTED
     assert outcome(channel, method, b"\0" * (5 * 2**20)).code is EXHAUSTED
     assert outcome(channel, method, b"\0" * 10_000).code is grpc.StatusCode.INTERNAL
+
+
+def test_a_message_has_a_size_when_it_is_unpacked(idle: Served, channel: grpc.Channel) -> None:
+    server = psutil.Process(idle.process.pid)
+    before = server.memory_info().rss
+    for compression in (grpc.Compression.Gzip, grpc.Compression.Deflate):
+        with pytest.raises(grpc.RpcError) as caught:
+            by_name["GetJob"].on(channel)(b"\0" * 2**27, compression=compression)
+        assert caught.value.code() is EXHAUSTED
+    assert server.memory_info().rss < before + 2**26
 
 
 @pytest.mark.parametrize(

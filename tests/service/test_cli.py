@@ -165,7 +165,7 @@ def test_ctrl_c_ends_the_watching_and_not_the_job(idle: Served) -> None:
     assert "endless QUEUED" in watching.stderr.readline()
     time.sleep(0.5)
     watching.send_signal(signal.SIGINT)
-    output, errors = watching.communicate(timeout=30)
+    output, errors = watching.communicate(timeout=120)
     assert (watching.returncode, output) == (130, "")
     assert "endless goes on" in errors
     with Client(idle.target) as client:

@@ -70,12 +70,12 @@ def watched(serve: Callable[..., Served]) -> Iterator[Watched]:
 
 
 @contextmanager
-def connections(served: Served, count: int, *sent: bytes) -> Iterator[list[socket.socket]]:
+def connections(port: int, count: int, *sent: bytes) -> Iterator[list[socket.socket]]:
     """Open connections on which each of `sent` is sent in turn, and nothing after it."""
     with ExitStack() as stack:
         found = []
         for number in range(count):
-            made = socket.create_connection(("127.0.0.1", served.port), timeout=60)
+            made = socket.create_connection(("127.0.0.1", port), timeout=60)
             found.append(stack.enter_context(made))
             made.sendall(sent[number % len(sent)])
         yield found
@@ -99,7 +99,7 @@ def is_served(channel: grpc.Channel, **options: Any) -> bool:
 def test_silent_connections_are_dropped_and_cost_nobody_anything(
     watched: Watched, serve: Callable[..., Served], tmp_path: Path
 ) -> None:
-    """Without TLS and with it: they send nothing, or a part of what comes first."""
+    """Without TLS, with it, and for figures: they send nothing, or a part of what comes first."""
     authority = Authority(tmp_path)
     cert, key = authority.issue("localhost")
     secured = serve("--max-jobs", "0", "--tls-cert", str(cert), "--tls-key", str(key))
@@ -110,12 +110,14 @@ def test_silent_connections_are_dropped_and_cost_nobody_anything(
     begun = time.monotonic()
     with (
         grpc.secure_channel(secured.target, trusted, options) as channel,
-        connections(watched.served, MANY, *halves) as silent,
-        connections(secured, MANY, b"", hello[:3], hello, http2.greeting()) as unheard,
+        connections(watched.served.port, MANY, *halves) as silent,
+        connections(secured.port, MANY, b"", hello[:3], hello, http2.greeting()) as unheard,
+        connections(watched.port, MANY, b"", b"GET /metrics HTTP/1.1\r\n") as curious,
     ):
         for each in (watched.channel, channel):
             assert is_served(each)
-        for connection in [*silent, *unheard]:
+        watched.wait_for(0)  # as its figures say
+        for connection in [*silent, *unheard, *curious]:
             wait_for_end(connection)
         assert time.monotonic() - begun < 30.0
         for each in (watched.channel, channel):
@@ -131,13 +133,13 @@ def test_nobody_waits_for_requests_that_do_not_come(
     served = serve("--max-jobs", "0", "--token-file", str(file))
     calls = [http2.greeting() + http2.headers(method.path) for method in METHODS]
     begun = time.monotonic()
-    with connections(served, len(METHODS), *calls) as unknown:
+    with connections(served.port, len(METHODS), *calls) as unknown:
         for each in unknown:
             assert b"a token is needed" in http2.answer(each)
     assert time.monotonic() - begun < PROMPT_S / 2
     known = [(b"authorization", f"Bearer {token}".encode())]
     calls = [http2.greeting() + http2.headers(method.path, known) for method in METHODS]
-    with served.channel() as channel, connections(served, len(METHODS), *calls) as slow:
+    with served.channel() as channel, connections(served.port, len(METHODS), *calls) as slow:
         assert is_served(channel, headers=bearer(token))
         for each in slow:
             assert b"no request has come" in http2.answer(each)

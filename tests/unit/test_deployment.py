@@ -29,7 +29,7 @@ from autoprune.surgery.folding import fold
 from autoprune.tracing.discovery import discover
 from tests.carving import Network
 from tests.networks import Concat, Depthwise, Residual, built
-from tests.quantised import every, quantised
+from tests.quantised import every, exact_int8, quantised
 from tests.zoo import entry
 
 INT8 = LayerDecision(8, 8)
@@ -119,6 +119,7 @@ def runtime() -> Any:
     return create("onnx")
 
 
+@exact_int8
 @pytest.mark.parametrize("weights", [2, 4, 8, 16, 32])
 @pytest.mark.parametrize("inputs", [3, 8, 16, 32])
 def test_linear_layers_compute_the_same_numbers(runtime: Any, weights: int, inputs: int) -> None:
@@ -131,6 +132,7 @@ def test_linear_layers_compute_the_same_numbers(runtime: Any, weights: int, inpu
     assert all(torch.equal(each, state[name]) for name, each in made.state_dict().items())
 
 
+@exact_int8
 @pytest.mark.parametrize(
     ("kind", "kinds"),
     [
@@ -155,6 +157,7 @@ def test_convolutions_hand_on_whole_numbers(
     assert "Conv" not in found
 
 
+@exact_int8
 def test_layers_between_keep_their_floats(runtime: Any, tmp_path: Any) -> None:
     """ONNX Runtime would round the kernel of a layer that stands between whole numbers."""
     network, example = folded(partial(CifarResNet, 8))
@@ -170,6 +173,7 @@ def test_layers_between_keep_their_floats(runtime: Any, tmp_path: Any) -> None:
     assert distance(runner.logits(samples), made(samples)) < 0.03
 
 
+@exact_int8
 def test_a_file_holds_the_kernels_own_whole_numbers(runtime: Any) -> None:
     network, example = entry("lstm").build()
     bits = {"cells": LayerDecision(4, 32), "out": LayerDecision(6, 8)}
@@ -198,6 +202,7 @@ def test_a_file_holds_the_kernels_own_whole_numbers(runtime: Any) -> None:
     assert b"autoprune" not in runner.artifact
 
 
+@exact_int8
 def test_a_bias_that_does_not_fit_beside_its_steps(runtime: Any) -> None:
     network, samples = mlp()
     with torch.no_grad():
@@ -225,6 +230,7 @@ def test_batches_are_filled_up() -> None:
     assert found[1][0].flatten().tolist() == [3.0, 4.0, 3.0]
 
 
+@exact_int8
 def test_other_widths_and_bits_are_not_converted_in_full(conversions: list[nn.Module]) -> None:
     runtime = create("onnx")
     for width, bits in ((12, 8), (9, 4), (5, 32)):
@@ -277,6 +283,7 @@ def test_what_runs_otherwise_is_said_in_words() -> None:
     ]
 
 
+@exact_int8
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["onnx", "torchao"])
 def test_a_vision_transformer_agrees(name: str) -> None:
@@ -312,6 +319,7 @@ def test_torchao_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> No
         create("torchao").check("cuda")
 
 
+@exact_int8
 def test_openvino_runs_whole_numbers() -> None:
     network, example = folded(Residual)
     made = quantised(network, example, every(network, INT8))

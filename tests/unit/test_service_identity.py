@@ -139,6 +139,8 @@ def test_ids_and_tenants_are_names(file: Path) -> None:
         with pytest.raises(InputError, match="must match"):
             new_token(file, name, tenant, Scope.READ, None)
     assert not file.exists()
+    with pytest.raises(InputError, match="cannot be written"):
+        new_token(file.parent / "nowhere" / "tokens", "ci", "vision", Scope.READ, None)
     new_token(file, "ci", "vision", Scope.READ, None)
     with pytest.raises(InputError, match="already"):
         new_token(file, "ci", "vision", Scope.READ, None)
