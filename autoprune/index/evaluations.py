@@ -20,11 +20,14 @@ class Evaluations:
 
     def __init__(self) -> None:
         self._seq = array("q")  # of every row, in the order of the log
+        self._trial = array("q")  # of every row
         self._misses = bytearray()  # of every row: whether it misses a soft constraint
         self._measured: dict[str, np.ndarray] = {}  # by metric (room, 3)
         self._room = _ROOM
         self._search = array("q")  # by number of trial: its row on the search split
         self._reported, self._report = array("q"), array("q")  # of every report: trial and row
+        # By metric: what `shown` returns of all trials, and how many rows it has seen.
+        self._shown: dict[str, tuple[np.ndarray, int]] = {}
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -35,12 +38,12 @@ class Evaluations:
         """Take in how a trial completed, as the event `seq` has it."""
         missing = number + 1 - len(self._search)
         self._search.extend([_NONE] * missing)
-        self._search[number] = self._append(seq, evaluation)
+        self._search[number] = self._append(seq, number, evaluation)
 
     def report(self, seq: int, number: int, evaluation: Mapping[str, Any]) -> None:
         """Take in what the report split says of a trial, as the event `seq` has it."""
         self._reported.append(number)
-        self._report.append(self._append(seq, evaluation))
+        self._report.append(self._append(seq, number, evaluation))
 
     def measured(self, metric: str, numbers: np.ndarray, seq: int, split: Split) -> np.ndarray:
         """Return value, low and high (n, 3) of trials as of the event `seq`; NaN where unknown."""
@@ -50,15 +53,33 @@ class Evaluations:
         found: np.ndarray = np.where(rows[:, None] == _NONE, np.nan, self._measured[metric][rows])
         return found
 
+    def shown(self, metric: str, numbers: np.ndarray) -> np.ndarray:
+        """Return the values (n,) of trials that people see now; NaN where unknown."""
+        column, known = self._shown.get(metric, (np.empty(0), 0))
+        if known < len(self._seq):
+            new = np.array(self._trial[known:])
+            missing = int(new.max()) + 1 - len(column)
+            if missing > 0:
+                column = np.concatenate([column, np.full(missing + len(column), np.nan)])
+            # Of several evaluations of a trial the last one is written last, and stays.
+            column[new] = self._measured[metric][known : len(self._seq), 0]
+            self._shown[metric] = column, len(self._seq)
+        is_known = numbers < len(column)
+        if not is_known.all():
+            return np.where(is_known, column[np.where(is_known, numbers, 0)], np.nan)
+        found: np.ndarray = column[numbers]
+        return found
+
     def misses(self, numbers: np.ndarray) -> np.ndarray:
         """Say which completed trials (n,) miss a soft constraint on the search split."""
         is_missing: np.ndarray = np.array(self._misses)[np.array(self._search)[numbers]] > 0
         return is_missing
 
-    def _append(self, seq: int, evaluation: Mapping[str, Any]) -> int:
+    def _append(self, seq: int, number: int, evaluation: Mapping[str, Any]) -> int:
         """Add a row and return its place."""
         row = len(self._seq)
         self._seq.append(seq)
+        self._trial.append(number)
         self._misses.append(bool(evaluation["misses"]))
         if row == self._room:
             for metric, known in self._measured.items():

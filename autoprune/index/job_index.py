@@ -164,7 +164,9 @@ class JobIndex:
         self, metric: str, numbers: Sequence[int] | np.ndarray, sequence: int | None = None
     ) -> np.ndarray:
         """Return the values (n,) of a metric that people see; NaN where it was not measured."""
-        return self.measured(metric, numbers, sequence)[:, 0]
+        if sequence is not None and sequence != self.last_seq:
+            return self.measured(metric, numbers, sequence)[:, 0]
+        return self._evaluations.shown(metric, self._wanted(metric, numbers))
 
     def measured(
         self,
@@ -178,11 +180,7 @@ class JobIndex:
 
         Raises `InputError` for a metric that was never measured.
         """
-        if metric not in self.metrics:
-            raise InputError(f"unknown metric {metric!r}; {suggestion(metric, self.metrics)}")
-        wanted = np.asarray(numbers, dtype=np.int64)
-        if len(wanted):
-            self._require(int(wanted.min()), int(wanted.max()))
+        wanted = self._wanted(metric, numbers)
         return self._evaluations.measured(metric, wanted, self._checked(sequence), split)
 
     def outline(self, number: int) -> TrialOutline:
@@ -190,10 +188,23 @@ class JobIndex:
         self._require(number)
         return self._lives.outline(number)
 
+    def reported(self, numbers: Sequence[int]) -> list[int]:
+        """Return the events that last told of trials on the report split; 0 where none has."""
+        return self._lives.reported(numbers)
+
     def children(self, number: int) -> list[int]:
         """Return the trials of the rung above that a trial was promoted to."""
         self._require(number)
         return self._lives.children(number)
+
+    def _wanted(self, metric: str, numbers: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Return numbers of trials (n,) as an array; raises what `measured` does."""
+        if metric not in self.metrics:
+            raise InputError(f"unknown metric {metric!r}; {suggestion(metric, self.metrics)}")
+        wanted = np.asarray(numbers, dtype=np.int64)
+        if len(wanted):
+            self._require(int(wanted.min()), int(wanted.max()))
+        return wanted
 
     def _complete(self, outline: Outline) -> None:
         number, evaluation = _judged(outline)

@@ -7,7 +7,7 @@ fast as NumPy's.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,6 +88,10 @@ class Lives:
             ended or None,
             reported,
         )
+
+    def reported(self, numbers: Sequence[int]) -> list[int]:
+        """Return the events that last reported trials; 0 where there is none."""
+        return [self._reported.get(number, 0) for number in numbers]
 
     def state(self, number: int) -> TrialState:
         """Return where a trial stands."""
