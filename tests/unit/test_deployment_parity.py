@@ -16,7 +16,7 @@ from autoprune.surgery.folding import fold
 from autoprune.surgery.plan import Plan
 from autoprune.surgery.scores import score_groups
 from autoprune.tracing.discovery import discover
-from tests.quantised import every, quantised
+from tests.quantised import every, exact_int8, quantised
 from tests.unit.test_models_cifar_resnet import CHECKPOINTS, IMAGES, needs
 
 IMAGES_JUDGED = 2000
@@ -56,6 +56,7 @@ def candidate(keep_ratio: float, train: Tensor) -> nn.Module:
     return fold(network.eval(), graph.foldable)
 
 
+@exact_int8
 @needs(IMAGES, CHECKPOINTS[20])
 @pytest.mark.parametrize("keep_ratio", [1.0, 0.7])
 def test_eight_bits_everywhere(keep_ratio: float, images: dict[str, Tensor]) -> None:
