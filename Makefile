@@ -45,6 +45,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.quantization
 	$(BIN)/python -m benchmarks.recovery
 	$(BIN)/python -m benchmarks.int8
+	$(BIN)/python -m benchmarks.service
 
 $(STAMP): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed; set PYTHON=/path/to/python" >&2; exit 1; }

@@ -5,10 +5,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor, nn
 
@@ -20,18 +18,6 @@ from autoprune.quantization.form import (
     kernels_of,
     quantised_layers,
     step_name,
-)
-
-
-def _multiplies_exactly() -> bool:
-    """Say whether this processor adds products of 8 bits in 32; without VNNI x86 uses 16."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    flags = next((line for line in lines if line.startswith("flags")), "vnni")
-    return "vnni" in flags
-
-
-exact_int8 = pytest.mark.skipif(
-    not _multiplies_exactly(), reason="whole numbers saturate on x86 without VNNI"
 )
 
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from autoprune.quantization.form import quantised_layers
 from autoprune.runtimes.conversion import Conversion
 from autoprune.runtimes.onnx_runtime import check_cpu_runtime
-from autoprune.runtimes.remark import of_eight_bits
+from autoprune.runtimes.processor import saturates
+from autoprune.runtimes.remark import in_eight_bits, of_eight_bits
 from autoprune.runtimes.runtime import Runner, Runtime
 
 
@@ -85,6 +86,13 @@ class OpenVino(Runtime):
     def remarks(self, network: nn.Module) -> list[str]:
         """Say which layers run otherwise than was decided."""
         said = of_eight_bits(network)
+        if saturates():
+            for name in in_eight_bits(network):
+                said.add(
+                    name,
+                    "sums of 8-bit products saturate in OpenVINO on this processor (x86 without "
+                    "VNNI); kernels of at most 7 bits are exact",
+                )
         if any(isinstance(each, nn.RNNBase) for each in quantised_layers(network).values()):
             for name in quantised_layers(network):
                 said.add(name, "OpenVINO runs all layers of a recurrent network in float32")

@@ -15,6 +15,7 @@ from autoprune.runtimes.onnx_graph import OnnxGraph
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _LARGEST_BIAS = 2.0**30
+_MOST_EXACT = 64  # 255 * 64 * 2 is below 2**15, where x86 without VNNI saturates
 _AWAY = 0.01  # of a step: what float32 leaves of a multiple is far nearer
 
 
@@ -108,13 +109,15 @@ def _check_multiples(name: str, ratios: np.ndarray) -> None:
 
 
 def _finest(array: np.ndarray, axis: int, steps: np.ndarray) -> np.ndarray:
-    """Return the finest parts of steps with which a kernel still fits into signed bytes.
+    """Return the finest parts of steps with which a kernel's products are exact everywhere.
 
-    It changes no kernel, but a bias is as coarse as the steps of few bits are.
+    It changes no kernel, but a bias is as coarse as the steps of few bits are. Kernels of 8 bits
+    keep their steps.
     """
     whole = np.abs(np.round(array / _along(array, axis, steps)))
     most = whole.max(axis=tuple(x for x in range(array.ndim) if x != axis))
-    finest: np.ndarray = (steps / (127 // np.maximum(most, 1.0))).astype(np.float32)
+    parts = np.maximum(_MOST_EXACT // np.maximum(most, 1.0), 1.0)
+    finest: np.ndarray = (steps / parts).astype(np.float32)
     return finest
 
 

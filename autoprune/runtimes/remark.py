@@ -51,6 +51,16 @@ def of_eight_bits(network: nn.Module) -> Remarks:
     return said
 
 
+def in_eight_bits(network: nn.Module) -> list[str]:
+    """Return the layers whose kernels have all 8 bits and are multiplied as whole numbers."""
+    decisions = {name: decision_of(layer) for name, layer in quantised_layers(network).items()}
+    return [
+        name
+        for name, each in decisions.items()
+        if each.weight_bits == WHOLE_NUMBERS >= each.activation_bits
+    ]
+
+
 def _listed(names: list[str]) -> str:
     first, rest = names[:_NAMED], names[_NAMED:]
     return ", ".join(first) + (f" and {len(rest)} more" if rest else "")

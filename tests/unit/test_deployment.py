@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from autoprune.errors import ExportError, InputError
 from autoprune.models.cifar_resnet import CifarResNet
 from autoprune.policy import LayerDecision
-from autoprune.quantization.form import kernels_of, quantised_layers
+from autoprune.quantization.form import attach, kernels_of, quantised_layers
 from autoprune.runtimes.catalog import create
 from autoprune.runtimes.qdq_pair import Pair
 from autoprune.runtimes.runtime import batches_of
@@ -29,7 +29,7 @@ from autoprune.surgery.folding import fold
 from autoprune.tracing.discovery import discover
 from tests.carving import Network
 from tests.networks import Concat, Depthwise, Residual, built
-from tests.quantised import every, exact_int8, quantised
+from tests.quantised import every, quantised
 from tests.zoo import entry
 
 INT8 = LayerDecision(8, 8)
@@ -119,7 +119,6 @@ def runtime() -> Any:
     return create("onnx")
 
 
-@exact_int8
 @pytest.mark.parametrize("weights", [2, 4, 8, 16, 32])
 @pytest.mark.parametrize("inputs", [3, 8, 16, 32])
 def test_linear_layers_compute_the_same_numbers(runtime: Any, weights: int, inputs: int) -> None:
@@ -132,7 +131,6 @@ def test_linear_layers_compute_the_same_numbers(runtime: Any, weights: int, inpu
     assert all(torch.equal(each, state[name]) for name, each in made.state_dict().items())
 
 
-@exact_int8
 @pytest.mark.parametrize(
     ("kind", "kinds"),
     [
@@ -157,7 +155,6 @@ def test_convolutions_hand_on_whole_numbers(
     assert "Conv" not in found
 
 
-@exact_int8
 def test_layers_between_keep_their_floats(runtime: Any, tmp_path: Any) -> None:
     """ONNX Runtime would round the kernel of a layer that stands between whole numbers."""
     network, example = folded(partial(CifarResNet, 8))
@@ -173,7 +170,6 @@ def test_layers_between_keep_their_floats(runtime: Any, tmp_path: Any) -> None:
     assert distance(runner.logits(samples), made(samples)) < 0.03
 
 
-@exact_int8
 def test_a_file_holds_the_kernels_own_whole_numbers(runtime: Any) -> None:
     network, example = entry("lstm").build()
     bits = {"cells": LayerDecision(4, 32), "out": LayerDecision(6, 8)}
@@ -202,7 +198,6 @@ def test_a_file_holds_the_kernels_own_whole_numbers(runtime: Any) -> None:
     assert b"autoprune" not in runner.artifact
 
 
-@exact_int8
 def test_a_bias_that_does_not_fit_beside_its_steps(runtime: Any) -> None:
     network, samples = mlp()
     with torch.no_grad():
@@ -230,7 +225,6 @@ def test_batches_are_filled_up() -> None:
     assert found[1][0].flatten().tolist() == [3.0, 4.0, 3.0]
 
 
-@exact_int8
 def test_other_widths_and_bits_are_not_converted_in_full(conversions: list[nn.Module]) -> None:
     runtime = create("onnx")
     for width, bits in ((12, 8), (9, 4), (5, 32)):
@@ -261,8 +255,6 @@ def test_pytorch_runs_floats_and_says_so(name: str, monkeypatch: pytest.MonkeyPa
 def test_what_runs_otherwise_is_said_in_words() -> None:
     network = nn.Sequential(*(nn.Linear(2, 2) for _ in range(4)), nn.LSTM(2, 2))
     bits = dict.fromkeys(["0", "1", "2", "3"], LayerDecision(4, 8)) | {"4": LayerDecision(8, 32)}
-    from autoprune.quantization.form import attach
-
     attach(network, bits)
     four = "0, 1, 2 and 1 more: 4-bit kernels run as 8-bit whole numbers"
     stored = "4: 8-bit kernels are stored in 8 bits and multiplied as floats"
@@ -283,7 +275,6 @@ def test_what_runs_otherwise_is_said_in_words() -> None:
     ]
 
 
-@exact_int8
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["onnx", "torchao"])
 def test_a_vision_transformer_agrees(name: str) -> None:
@@ -319,10 +310,9 @@ def test_torchao_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> No
         create("torchao").check("cuda")
 
 
-@exact_int8
 def test_openvino_runs_whole_numbers() -> None:
     network, example = folded(Residual)
-    made = quantised(network, example, every(network, INT8))
+    made = quantised(network, example, every(network, LayerDecision(7, 8)))
     runner: Any = create("openvino").build(made, example)
     assert distance(runner.outputs(), made(example)) < 0.03
     read = runner.compiled.get_runtime_model()
@@ -332,6 +322,16 @@ def test_openvino_runs_whole_numbers() -> None:
         if each.rt_info["layerType"].astype(str) == "Convolution"
     )
     assert kinds == {"u8": 3}
+
+
+@pytest.mark.parametrize("cuts_off", [True, False])
+def test_products_that_saturate_are_said(cuts_off: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autoprune.runtimes.openvino_runtime.saturates", lambda: cuts_off)
+    network = nn.Sequential(*(nn.Linear(2, 2) for _ in range(3)))
+    attach(network, {"0": INT8, "1": LayerDecision(7, 8), "2": LayerDecision(8, 32)})
+    said = [each for each in create("openvino").remarks(network) if "saturate" in each]
+    assert [each.partition(":")[0] for each in said] == ["0"] * cuts_off
+    assert not any("saturate" in each for each in create("onnx").remarks(network))
 
 
 def test_a_network_that_cannot_be_converted_is_refused() -> None:

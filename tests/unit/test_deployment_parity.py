@@ -12,11 +12,12 @@ from autoprune.job.spec import ModelSpec
 from autoprune.models.catalog import build_model
 from autoprune.policy import LayerDecision, Policy
 from autoprune.runtimes.catalog import create
+from autoprune.runtimes.processor import saturates
 from autoprune.surgery.folding import fold
 from autoprune.surgery.plan import Plan
 from autoprune.surgery.scores import score_groups
 from autoprune.tracing.discovery import discover
-from tests.quantised import every, exact_int8, quantised
+from tests.quantised import every, quantised
 from tests.unit.test_models_cifar_resnet import CHECKPOINTS, IMAGES, needs
 
 IMAGES_JUDGED = 2000
@@ -56,12 +57,21 @@ def candidate(keep_ratio: float, train: Tensor) -> nn.Module:
     return fold(network.eval(), graph.foldable)
 
 
-@exact_int8
 @needs(IMAGES, CHECKPOINTS[20])
 @pytest.mark.parametrize("keep_ratio", [1.0, 0.7])
-def test_eight_bits_everywhere(keep_ratio: float, images: dict[str, Tensor]) -> None:
+@pytest.mark.parametrize(
+    ("name", "bits"),
+    [
+        ("onnx", 8),
+        ("openvino", 7),
+        pytest.param("openvino", 8, marks=pytest.mark.skipif(saturates(), reason="saturates")),
+    ],
+)
+def test_the_same_accuracy_on_real_images(
+    name: str, bits: int, keep_ratio: float, images: dict[str, Tensor]
+) -> None:
     network = candidate(keep_ratio, images["train"])
-    made = quantised(network, images["train"], every(network, LayerDecision(8, 8)))
+    made = quantised(network, images["train"], every(network, LayerDecision(bits, 8)))
     labels = images["labels"]
 
     def accuracy(logits: Tensor) -> float:
@@ -70,11 +80,10 @@ def test_eight_bits_everywhere(keep_ratio: float, images: dict[str, Tensor]) -> 
     with torch.inference_mode():
         expected = torch.cat([made(batch) for batch in images["test"].split(250)])
     assert accuracy(expected) > 0.7
-    for name in ("onnx", "openvino"):
-        with create(name).build(made, images["test"][:50], images["train"]) as runner:
-            logits = runner.logits(images["test"])
-        assert abs(accuracy(logits) - accuracy(expected)) <= POINTS, name
-        assert float((logits.argmax(1) == expected.argmax(1)).float().mean()) > 0.97, name
-        assert runner.artifact is not None
-        # 269,722 bytes of kernels and biases, and what a graph of 20 layers takes beside them.
-        assert len(runner.artifact) < 340_000
+    with create(name).build(made, images["test"][:50], images["train"]) as runner:
+        logits = runner.logits(images["test"])
+    assert abs(accuracy(logits) - accuracy(expected)) <= POINTS
+    assert float((logits.argmax(1) == expected.argmax(1)).float().mean()) > 0.97
+    assert runner.artifact is not None
+    # 269,722 bytes of kernels and biases, and what a graph of 20 layers takes beside them.
+    assert len(runner.artifact) < 340_000

@@ -18,7 +18,6 @@ from autoprune.policy import LayerDecision, Policy, Recipe
 from autoprune.preflight import Preflight, evaluator_spec, preflight
 from autoprune.quantization.form import quantised_layers
 from autoprune.trial import Evaluation, Measurement
-from tests.quantised import exact_int8
 
 RUNG: dict[str, Any] = {"repair_images": 200, "images": 200, "rounding": "nearest"}
 
@@ -106,7 +105,6 @@ def reported(found: Preflight, files: Path, policy: Policy) -> tuple[NetworkEval
     return evaluator, evaluator.probe(item, evaluation)
 
 
-@exact_int8
 def test_what_is_reported_is_measured_on_the_deployed_network(
     digits_job: dict[str, Any], tmp_path: Path
 ) -> None:
