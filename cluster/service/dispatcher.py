@@ -15,7 +15,7 @@ import asyncio
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from autoprune.errors import StoreError
@@ -123,8 +123,7 @@ class Dispatcher:
         while True:
             self._awake.clear()
             try:
-                for job in reversed(self._registry.all()):
-                    await self._order(job)
+                await self._order_all()
             except StoreError as error:
                 _log.warning("no orders are given: %s", error)
             try:
@@ -133,11 +132,19 @@ class Dispatcher:
             except TimeoutError:
                 pass
 
+    async def _order_all(self) -> None:
+        taken, waiting = [], []
+        for job in reversed(self._registry.all()):
+            if self.is_taken(job.id):
+                taken.append(job)
+            elif job.wanted is not Wanted.DELETE and not (await self.standing(job)).has_ended:
+                waiting.append(job)
+        for job in (*taken, *in_turn(waiting, Counter(each.tenant for each in taken))):
+            await self._order(job)
+
     async def _order(self, job: Submission) -> None:
         told = self._taken.get(job.id)
         if told is None:
-            if (await self.standing(job)).has_ended or job.wanted is Wanted.DELETE:
-                return
             if job.wanted is Wanted.RUN and len(self._taken) >= self._settings.most:
                 return
             self._taken[job.id] = told = Wanted.RUN
@@ -168,3 +175,17 @@ class Dispatcher:
             await asyncio.to_thread(self._registry.change, identity, failure=why)
         else:
             _log.warning("job %s is handed over again: %s", identity, why or "it has not ended")
+
+
+def in_turn(waiting: Iterable[Submission], under_way: Mapping[str, int]) -> list[Submission]:
+    """Return jobs, given the oldest first, in the order in which they are begun.
+
+    Tenants take turns, so that many jobs of one do not keep those of others waiting;
+    `under_way` counts the jobs of each tenant that are searched already.
+    """
+    places = Counter(under_way)
+    queue = []
+    for job in waiting:
+        queue.append((places[job.tenant], job))
+        places[job.tenant] += 1
+    return [job for _, job in sorted(queue, key=lambda each: each[0])]

@@ -9,13 +9,16 @@ The file is read again when it has changed: who is taken out is refused from the
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import hmac
 import json
 import logging
+import os
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import IntEnum
@@ -118,25 +121,40 @@ def new_token(path: Path, name: str, tenant: str, scope: Scope, expires: datetim
     for what, given, pattern in (("the token's id", name, _ID), ("the tenant", tenant, NAME)):
         if not pattern.fullmatch(given):
             raise InputError(f"{what} must match {pattern.pattern}, given: {given!r}")
-    if path.exists() and name in _read(path):
-        raise InputError(f"{path} has a token {name!r} already; take it out first")
-    entries = json.loads(path.read_text()) if path.exists() else {"tokens": []}
     secret = secrets.token_urlsafe(32)
-    until = expires.isoformat() if expires else None
-    entries["tokens"].append(
-        {
-            "id": name,
-            "tenant": tenant,
-            "scope": scope.name.lower(),
-            "sha256": _hash(secret),
-            "expires": until,
-        }
-    )
+    entry = {
+        "id": name,
+        "tenant": tenant,
+        "scope": scope.name.lower(),
+        "sha256": _hash(secret),
+        "expires": expires.isoformat() if expires else None,
+    }
     try:
-        write_whole(path, json.dumps(entries, indent=2).encode(), mode=0o600)
+        with _alone(path):
+            _add(path, entry)
     except OSError as error:
         raise InputError(f"the token file {path} cannot be written: {error.strerror}") from error
     return f"autoprune_{name}_{secret}"
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Keep other processes from adding to the same directory's token files meanwhile."""
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(directory)
+
+
+def _add(path: Path, entry: dict[str, Any]) -> None:
+    name = entry["id"]
+    if path.exists() and name in _read(path):
+        raise InputError(f"{path} has a token {name!r} already; take it out first")
+    entries = json.loads(path.read_text()) if path.exists() else {"tokens": []}
+    entries["tokens"].append(entry)
+    write_whole(path, json.dumps(entries, indent=2).encode(), mode=0o600)
 
 
 def _read(path: Path) -> dict[str, _Entry]:

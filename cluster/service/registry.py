@@ -117,7 +117,7 @@ class Registry:
         same one, its `digest` and `request_id` tell.
         """
         new = Submission(
-            uuid.uuid4().hex, tenant, name, request_id, digest, spec, created=time.time()
+            uuid.uuid4().hex, tenant, name, request_id, digest, spec, created=self._moment()
         )
         with self._backend.transaction("submit a job", writes=True) as connection:
             try:
@@ -164,6 +164,11 @@ class Registry:
     def close(self) -> None:
         """Release the database; allowed twice."""
         self._backend.engine.dispose()
+
+    def _moment(self) -> float:
+        """Return the time in whole microseconds, later than that of every job."""
+        last = max((each.created for each in self._by_id.values()), default=0.0)
+        return max(int(time.time() * 1e6), round(last * 1e6) + 1) / 1e6
 
     def _keep(self, job: Submission) -> Submission:
         self._by_id[job.id] = self._by_name[job.tenant, job.name] = job

@@ -92,7 +92,7 @@ class SearchService:
         before = place[0] if place else None
         response = pb.ListJobsResponse()
         for job in jobs:
-            moment = int(job.created * 1e6)
+            moment = round(job.created * 1e6)
             if job.wanted is Wanted.DELETE or (before is not None and moment >= before):
                 continue
             if len(response.jobs) == size:
@@ -115,11 +115,17 @@ class SearchService:
         return pb.CancelJobResponse(job=await self._message(job))
 
     async def ResumeJob(self, request: pb.ResumeJobRequest, caller: Caller) -> Message:  # noqa: N802
-        """Go on with a job that has ended."""
+        """Go on with a job that has ended; one that goes on already is left as it is.
+
+        So a call whose answer was lost can be made again.
+        """
         job = self._desk.job(caller, request.job)
         budget = _budget(request)
         standing = await self._dispatcher.standing(job)
         if not standing.has_ended:
+            goes_on = job.wanted is Wanted.RUN
+            if goes_on and budget.items() <= json.loads(job.spec)["budget"].items():
+                return pb.ResumeJobResponse(job=await self._message(job))
             state = job_pb.JobState.Name(standing.state).removeprefix("JOB_STATE_").lower()
             raise precondition(f"{job.name!r} is {state}: only a job that has ended is resumed")
         log = await self._desk.log(job)

@@ -1,8 +1,8 @@
 """The server: a plain process that holds no job, and answers whether Ray is up or not.
 
 server = Server(Settings(directory=Path("service")))
-await server.start()                    # server.port
-await server.wait()                     # until `stop`
+await server.start()                    # listens at server.port
+await server.stop()                     # lets calls under way end
 """
 
 from __future__ import annotations
@@ -115,10 +115,6 @@ class Server:
         await self._finish_deletions()
         self._tasks.append(asyncio.create_task(self._dispatcher.run()))
         _log.info("serving", extra={"fields": {"host": self._settings.host, "port": self.port}})
-
-    async def wait(self) -> None:
-        """Serve until the server is stopped."""
-        await self._server.wait_for_termination()
 
     async def stop(self) -> None:
         """Refuse new calls, let those under way end within seconds, and release everything."""

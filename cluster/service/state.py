@@ -68,7 +68,7 @@ def job_message(
         spec_json=job.spec,
         preparation_json=preparation_json,
     )
-    made.create_time.FromNanoseconds(int(job.created * 1e9))
+    made.create_time.FromMicroseconds(round(job.created * 1e6))
     if log is None:
         return made
     index = log.index

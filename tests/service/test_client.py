@@ -135,8 +135,9 @@ def test_jobs_are_submitted_listed_and_removed(client: Any) -> None:
     assert client.cancel(name).state is JobState.CANCELLED
     assert client.resume(name, trials=7).state is JobState.QUEUED
     assert client.job(name).spec["budget"]["trials"] == 7
+    assert client.resume(name, trials=7) == client.resume(name) == client.job(name)
     with pytest.raises(InputError, match="only a job that has ended is resumed"):
-        client.resume(name)
+        client.resume(name, trials=8)
     with pytest.raises(InputError, match="cancel it first"):
         client.delete(name)
     client.cancel(name, now=True)

@@ -137,7 +137,7 @@ def test_a_job_goes_its_way(idle: Served, search: SearchServiceStub) -> None:
     body = body_of("way")
     submit(search, body)
     entries = log(10)
-    refusal = refused(lambda: search.ResumeJob(pb.ResumeJobRequest(job="way")))
+    refusal = refused(lambda: search.ResumeJob(pb.ResumeJobRequest(job="way", trials=9)))
     assert refusal.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert search.CancelJob(pb.CancelJobRequest(job="way")).job.state == job_pb.JOB_STATE_CANCELLED
     job = search.ResumeJob(pb.ResumeJobRequest(job="way", trials=11)).job
@@ -146,6 +146,8 @@ def test_a_job_goes_its_way(idle: Served, search: SearchServiceStub) -> None:
     idle.write_log("way", body, entries[:5])
     cancelled = search.CancelJob(pb.CancelJobRequest(job="way", mode=pb.CANCEL_MODE_NOW)).job
     assert cancelled.state == job_pb.JOB_STATE_DRAINING
+    refusal = refused(lambda: search.ResumeJob(pb.ResumeJobRequest(job="way")))
+    assert refusal.code() is grpc.StatusCode.FAILED_PRECONDITION
     refusal = refused(lambda: search.DeleteJob(pb.DeleteJobRequest(job="way")))
     assert refusal.code() is grpc.StatusCode.FAILED_PRECONDITION
     idle.write_log("way", body, entries[5:])

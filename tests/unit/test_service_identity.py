@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,16 @@ def test_a_token_says_who_calls(file: Path) -> None:
     assert tokens.caller([f"bearer {two}"]) == Caller("ops", "speech", Scope.ADMIN)
     assert one.startswith("autoprune_ci_")
     assert len(one) == len("autoprune_ci_") + 43  # 256 bits
+
+
+def test_tokens_that_are_made_at_once_are_all_kept(file: Path) -> None:
+    def make(number: int) -> str:
+        return new_token(file, f"number-{number}", "vision", Scope.READ, None)
+
+    with ThreadPoolExecutor(8) as threads:
+        made = list(threads.map(make, range(40)))
+    tokens = Tokens(file)
+    assert [tokens.caller(header(each)).id for each in made] == [f"number-{x}" for x in range(40)]
 
 
 def test_a_token_ends_when_it_expires(file: Path) -> None:
