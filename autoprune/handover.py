@@ -1,82 +1,30 @@
-"""Handing a trial's network over: from the log and the files of a run to an exporter."""
+"""Handing a trial over: from the log and the files of a run to an exporter."""
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from autoprune import plugins
-from autoprune.contracts.executor import WorkItem
-from autoprune.contracts.exporter import Candidate, Exported, Exporter
-from autoprune.controller.roster import seed_of
+from autoprune.contracts.exporter import Chosen, Exported, RunExporter
 from autoprune.errors import ExportError
-from autoprune.evaluation.evaluator import NetworkEvaluator
 from autoprune.job.spec import PluginSpec
 from autoprune.run_view import RunView
-from autoprune.trial import Trial, TrialState, shown
-
-_EXAMPLES = 16
+from autoprune.trial import Trial, TrialState
 
 
 def export_trial(run: RunView, trial: Trial, target: str, path: Path, *, files: Path) -> Exported:
-    """Write a trial's network in the format `target`, read it back and compare.
+    """Write a trial in the format `target`, read it back and compare.
 
     `files` is the directory of the weights that the run kept. Raises `ExportError` when the
     trial has no network or the path cannot be used, and `PluginError` for an unknown format.
     """
-    exporter: Exporter = plugins.create("exporter", PluginSpec(name=target))
+    exporter: Exporter[Any] = plugins.create("exporter", PluginSpec(name=target))
+    if isinstance(exporter, RunExporter):
+        return exporter.export(Chosen(run, trial), path)
     if trial.state is not TrialState.COMPLETED:
         raise ExportError(f"trial {trial.number} is {trial.state}; only completed trials export")
-    if path.exists():
-        raise ExportError(f"{path} exists already; name another file or remove it")
+    exporter.check_free(path)  # before minutes may be spent on the network
+    from autoprune.candidate import candidate_of  # needs torch, which tables do not
+
     return exporter.export(candidate_of(run, trial, files), path)
-
-
-def candidate_of(run: RunView, trial: Trial, files: Path) -> Candidate:
-    """Return the trial's network in float32 on the CPU, with real inputs and its provenance.
-
-    Reported trials load the weights that were measured; others are made again from their
-    seed, which trains them again where their rung trains.
-    """
-    job = {**run.job.to_json(), "resources": {**run.job.to_json()["resources"], "device": "cpu"}}
-    evaluator = NetworkEvaluator(job=job, preparation=run.preparation, files=str(files))
-    bench = evaluator.bench
-    weights = shown(trial).weights
-    if weights is not None:
-        network = evaluator.builder.stored(run.as_evaluated(trial), weights)
-    else:
-        seed = seed_of(run.job.seed, f"trial {trial.number}")
-        item = WorkItem(trial.number, trial.policy, trial.rung, "report", seed)
-        network = evaluator.network(item, torch.float32)
-    network.eval()
-    for parameter in network.parameters():
-        parameter.data = parameter.data.contiguous()
-    inputs = bench.dataset.normalise(bench.dataset.report.inputs[:_EXAMPLES])
-    count = run.job.quantization.images
-    return Candidate(
-        network,
-        inputs.contiguous(),
-        _provenance(run, trial, bench.dataset.input_shape),
-        bench.dataset.normalise(bench.dataset.train.inputs[:count]),
-    )
-
-
-def _provenance(run: RunView, trial: Trial, input_shape: tuple[int, ...]) -> dict[str, Any]:
-    measured = shown(trial).measurements
-    return {
-        "job": run.job.name,
-        "trial": trial.number,
-        "policy": run.as_evaluated(trial).to_json(),
-        "policy_sha256": trial.policy.sha256,
-        "model": run.job.to_json()["model"],
-        "groups": run.preparation["graph"]["groups"],
-        "foldable": run.preparation["graph"]["foldable"],
-        "num_classes": run.preparation["num_classes"],
-        "input_shape": list(input_shape),
-        "split": "report" if trial.report else "search",
-        "measurements": {name: each.value for name, each in measured.items()},
-        "versions": {name: version(name) for name in ("autoprune", "torch")},
-    }

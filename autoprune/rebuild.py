@@ -6,12 +6,14 @@ network = autoprune.load("knee.safetensors")        # an nn.Module, in eval mode
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from autoprune.errors import ExportError, ModelError, PolicyError
 from autoprune.graph.group import GroupTable
@@ -19,9 +21,33 @@ from autoprune.job.spec import ModelSpec
 from autoprune.models.catalog import build_model
 from autoprune.policy import Policy
 from autoprune.quantization.form import attach
+from autoprune.seal import check_seal
 from autoprune.surgery.folding import fold
 from autoprune.surgery.low_rank import expanded, expanded_pairs, factorise
 from autoprune.surgery.plan import Plan
+
+_KEY = "autoprune"
+# Far beyond any sample; what is larger is damage, and would be allocated before it is noticed.
+_MOST_INPUTS = 2**26
+
+
+def save(network: nn.Module, header: str, path: Path) -> None:
+    """Write a network's state, and in the header a text."""
+    # Copies: the format refuses tensors that share memory, as tied weights do.
+    state = {
+        name: each.detach().cpu().clone().contiguous()
+        for name, each in network.state_dict().items()
+    }
+    save_file(state, path, metadata={_KEY: header})
+
+
+def read_header(path: Path) -> str:
+    """Return the text in a file's header, "" if it has none of ours; raises `ExportError`."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return str((file.metadata() or {}).get(_KEY, ""))
+    except (OSError, SafetensorError) as error:
+        raise ExportError(f"cannot read {path}: {error}") from error
 
 
 def load(path: str | Path) -> nn.Module:
@@ -31,23 +57,23 @@ def load(path: str | Path) -> nn.Module:
     here), shrunk to the policy's sizes, and filled with the file's weights. Raises
     `ExportError` for a file that is missing, damaged or of another origin.
     """
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            header = (file.metadata() or {}).get("autoprune")
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise ExportError(f"cannot read {path}: {error}") from error
-    if header is None:
+    path = Path(path)
+    header = read_header(path)
+    if not header:
         raise ExportError(f"{path} was not written by autoprune: it has no autoprune header")
+    check_seal(path)
     try:
         provenance = json.loads(header)
         spec = ModelSpec.model_validate({**provenance["model"], "checkpoint": None})
         groups = GroupTable.from_json(provenance["groups"])
         foldable = [(conv, norm) for conv, norm in provenance["foldable"]]
         policy = Policy.from_json(provenance["policy"])
-        classes, shape = provenance["num_classes"], tuple(provenance["input_shape"])
+        classes, shape = int(provenance["num_classes"]), tuple(provenance["input_shape"])
     except (ValueError, KeyError, TypeError, PolicyError) as error:
         raise ExportError(f"the autoprune header of {path} is damaged: {error}") from error
+    with safe_open(str(path), framework="pt") as file:
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    _check_sizes(path, state, spec.num_classes or classes, shape)
     model = build_model(spec, classes, shape)
     try:
         network = shrunk(model, groups, policy, foldable)
@@ -58,6 +84,19 @@ def load(path: str | Path) -> nn.Module:
     except RuntimeError as error:
         raise ModelError(f"the weights in {path} do not fit its architecture: {error}") from error
     return network.eval()
+
+
+def _check_sizes(
+    path: Path, state: Mapping[str, Tensor], classes: int, shape: tuple[int, ...]
+) -> None:
+    """Refuse sizes that would be allocated for a network which the weights cannot belong to."""
+    widest = max((size for each in state.values() for size in each.shape), default=0)
+    is_flat = len(shape) == 1
+    if classes > widest or math.prod(shape) > _MOST_INPUTS or (is_flat and shape[0] > widest):
+        raise ExportError(
+            f"the autoprune header of {path} is damaged: {classes} classes and inputs of "
+            f"{list(shape)} cannot be those of its weights, whose longest side is {widest}"
+        )
 
 
 def shrunk(

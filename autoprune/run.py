@@ -17,6 +17,7 @@ from typing import Any
 from autoprune.contracts.exporter import Exported
 from autoprune.contracts.store import JobRecord
 from autoprune.graph.network import NetworkGraph
+from autoprune.handover import export_trial
 from autoprune.job.spec import Job
 from autoprune.run_view import RunView
 from autoprune.store.history import History
@@ -59,7 +60,5 @@ class Run(RunView):
         return self.history.trials.get(number)
 
     def export(self, trial: Trial, to: str, out: Path) -> Exported:
-        """Write a trial's network, made from its weights and the job's data; see `RunView`."""
-        from autoprune.handover import export_trial  # needs torch, which reading does not
-
+        """Write a trial, its network made from its weights and the job's data; see `RunView`."""
         return export_trial(self, trial, to, out, files=self.directory / FILES_NAME)

@@ -2,40 +2,44 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from autoprune.contracts.exporter import Candidate, Exporter
+from autoprune.contracts.exporter import Candidate, Network, NetworkExporter
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Torch(Exporter):
+class Torch(NetworkExporter):
     """Safetensors file that `autoprune.load` turns back into the pruned module; no pickle."""
 
     suffix: ClassVar[str] = ".safetensors"
     tolerance: ClassVar[float] = 1e-6
 
-    def write(self, candidate: Candidate, path: Path) -> None:
+    def write(self, source: Candidate, path: Path) -> None:
         """Write weights, and in the header the model, policy, groups and provenance."""
-        from safetensors.torch import save_file
+        from autoprune.rebuild import save
 
-        # Copies: the format refuses tensors that share memory, as tied weights do.
-        state = {
-            name: each.detach().cpu().clone().contiguous()
-            for name, each in candidate.network.state_dict().items()
-        }
-        header = {"autoprune": json.dumps(candidate.provenance, sort_keys=True)}
-        save_file(state, path, metadata=header)
+        save(source.network, self.stamped(source.provenance), path)
 
-    def read_outputs(self, path: Path, candidate: Candidate) -> Tensor:
-        """Rebuild the network from the file alone and run it."""
+    def opened(self, path: Path) -> Network:
+        """Rebuild the network from the file alone."""
         import torch
 
         from autoprune.rebuild import load
 
-        with torch.inference_mode():
-            outputs: Tensor = load(path)(candidate.example)
-        return outputs
+        network = load(path)
+
+        def run(inputs: Tensor) -> Tensor:
+            with torch.inference_mode():
+                outputs: Tensor = network(inputs)
+            return outputs
+
+        return run
+
+    def stamp_of(self, path: Path) -> str:
+        """Return the stamp in the file's header."""
+        from autoprune.rebuild import read_header
+
+        return read_header(path)

@@ -6,6 +6,8 @@ without it. Groups are found by `autoprune.tracing` and proven by `autoprune.sur
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -277,6 +279,12 @@ class GroupTable:
             "blocks": [block.to_json() for block in self.blocks],
             "layers": [layer.to_json() for layer in self.layers],
         }
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of all groups, blocks and layers: equal architectures have equal ones."""
+        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> GroupTable:

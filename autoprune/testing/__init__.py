@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .criterion import CriterionContract
     from .data import DataSourceContract
     from .executor import ExecutorContract
-    from .exporter import ExporterContract
+    from .exporter import ExporterContract, NetworkExporterContract
     from .objective import ObjectiveContract
     from .recovery import RecoveryContract
     from .run import RunContract
@@ -26,6 +26,7 @@ __all__ = [
     "DataSourceContract",
     "ExecutorContract",
     "ExporterContract",
+    "NetworkExporterContract",
     "ObjectiveContract",
     "RecoveryContract",
     "RunContract",
@@ -39,6 +40,7 @@ _HOMES = {
     "DataSourceContract": "data",
     "ExecutorContract": "executor",
     "ExporterContract": "exporter",
+    "NetworkExporterContract": "exporter",
     "ObjectiveContract": "objective",
     "RecoveryContract": "recovery",
     "RunContract": "run",

@@ -6,69 +6,56 @@ import json
 from pathlib import Path
 from typing import Any
 
-import onnx
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from autoprune.contracts.exporter import Candidate, Exporter
+from autoprune.contracts.exporter import Candidate, NetworkExporter
 from autoprune.errors import AutopruneError, ExportError
 from autoprune.evaluation.weights import save_weights
 from autoprune.exporters.onnx_exporter import Onnx
 from autoprune.exporters.torch_exporter import Torch
-from autoprune.job.spec import ModelSpec
-from autoprune.models.catalog import build_model
-from autoprune.policy import Policy
-from autoprune.rebuild import load, shrunk
-from autoprune.testing import ExporterContract
-from autoprune.tracing.discovery import discover
-from tests.exporting import provenance
+from autoprune.rebuild import load
+from autoprune.seal import open_seal, seal
+from autoprune.testing import NetworkExporterContract
+from tests import exporting
 
 
 @pytest.fixture(scope="module")
 def pruned() -> Candidate:
-    spec = ModelSpec(name="digits_cnn")
-    model = build_model(spec, 10, (1, 8, 8))
-    example = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    groups = discover(model, example).groups
-    policy = groups.canonical(Policy.from_keep_ratios({"stem": 0.5, "hidden": 0.25}))
-    network = shrunk(model, groups, policy).eval()
-    return Candidate(network, example, provenance(spec, groups, policy, (1, 8, 8)))
+    return exporting.pruned("digits_cnn", 0.5)
 
 
-class _DigitsContract(ExporterContract):
+class _DigitsContract(NetworkExporterContract):
     @pytest.fixture(autouse=True)
     def _use(self, pruned: Candidate) -> None:
         self._pruned = pruned
 
-    def candidate(self) -> Candidate:
+    def source(self) -> Candidate:
         return self._pruned
 
 
 @pytest.mark.filterwarnings("ignore")
 class TestOnnx(_DigitsContract):
-    def make(self) -> Exporter:
+    def make(self) -> NetworkExporter:
         return Onnx()
 
 
 class TestTorch(_DigitsContract):
-    def make(self) -> Exporter:
+    def make(self) -> NetworkExporter:
         return Torch()
 
 
 del _DigitsContract
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_provenance_travels_in_the_files(pruned: Candidate, tmp_path: Path) -> None:
-    Onnx().export(pruned, tmp_path / "a.onnx")
-    entries = {x.key: x.value for x in onnx.load(tmp_path / "a.onnx").metadata_props}
-    assert json.loads(entries["autoprune"]) == pruned.provenance
-    Torch().export(pruned, tmp_path / "a.safetensors")
-    with safe_open(tmp_path / "a.safetensors", framework="pt") as file:
-        assert json.loads(file.metadata()["autoprune"]) == pruned.provenance
+def write(state: dict[str, Tensor], header: str, path: Path) -> Path:
+    """Write a file by hand, with a seal that fits where the header has room for one."""
+    save_file(state, path, metadata={"autoprune": header})
+    if open_seal() in header:
+        seal(path)
+    return path
 
 
 def test_load_gives_the_pruned_module(pruned: Candidate, tmp_path: Path) -> None:
@@ -77,7 +64,7 @@ def test_load_gives_the_pruned_module(pruned: Candidate, tmp_path: Path) -> None
     assert not network.training
     shapes = {name: tuple(x.shape) for name, x in network.state_dict().items()}
     assert shapes == {name: tuple(x.shape) for name, x in pruned.network.state_dict().items()}
-    assert network.get_submodule("hidden").out_features == 16  # type: ignore[comparison-overlap]
+    assert network.get_submodule("hidden").out_features == 32  # type: ignore[comparison-overlap]
 
 
 def test_files_of_another_origin_are_refused(tmp_path: Path) -> None:
@@ -93,28 +80,28 @@ def test_files_of_another_origin_are_refused(tmp_path: Path) -> None:
 
 
 def test_weights_that_do_not_fit_are_refused(pruned: Candidate, tmp_path: Path) -> None:
-    header = {"autoprune": json.dumps(pruned.provenance)}
-    save_file({"stem.weight": torch.zeros(3)}, tmp_path / "bad.safetensors", metadata=header)
+    header = Torch().stamped(pruned.provenance)
+    path = write({"stem.weight": torch.zeros(30)}, header, tmp_path / "bad.safetensors")
     with pytest.raises(AutopruneError, match="do not fit"):
-        load(tmp_path / "bad.safetensors")
+        load(path)
 
 
 @pytest.mark.parametrize("change", ["no JSON", "no object", "no groups", "no model", "bad model"])
 def test_a_tampered_header_is_refused_in_words(
     pruned: Candidate, tmp_path: Path, change: str
 ) -> None:
-    body: dict[str, Any] = dict(pruned.provenance)
+    body: dict[str, Any] = {**pruned.provenance, "seal": open_seal()}
     header = {
-        "no JSON": "{nope",
-        "no object": "[]",
+        "no JSON": "{nope" + open_seal(),
+        "no object": json.dumps([open_seal()]),
         "no groups": json.dumps({k: v for k, v in body.items() if k != "groups"}),
         "no model": json.dumps({k: v for k, v in body.items() if k != "model"}),
         "bad model": json.dumps({**body, "model": {"name": "digits_cnn", "nonsense": 1}}),
     }[change]
     state = {name: each.contiguous() for name, each in pruned.network.state_dict().items()}
-    save_file(state, tmp_path / "bad.safetensors", metadata={"autoprune": header})
+    path = write(state, header, tmp_path / "bad.safetensors")
     with pytest.raises(AutopruneError, match=r"bad\.safetensors"):
-        load(tmp_path / "bad.safetensors")
+        load(path)
 
 
 def test_a_policy_that_does_not_fit_its_groups_is_refused(
@@ -122,9 +109,38 @@ def test_a_policy_that_does_not_fit_its_groups_is_refused(
 ) -> None:
     body = {**pruned.provenance, "groups": {"groups": [], "blocks": [], "layers": []}}
     state = {name: each.contiguous() for name, each in pruned.network.state_dict().items()}
-    save_file(state, tmp_path / "bad.safetensors", metadata={"autoprune": json.dumps(body)})
+    path = write(state, Torch().stamped(body), tmp_path / "bad.safetensors")
     with pytest.raises(AutopruneError, match="does not exist"):
-        load(tmp_path / "bad.safetensors")
+        load(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"num_classes": 10**12}, {"input_shape": [3, 10**6, 10**6]}, {"input_shape": [10**9]}],
+)
+def test_sizes_that_weights_cannot_have_are_refused_before_they_are_allocated(
+    pruned: Candidate, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    state = {name: each.contiguous() for name, each in pruned.network.state_dict().items()}
+    header = Torch().stamped({**pruned.provenance, **change})
+    path = write(state, header, tmp_path / "bad.safetensors")
+    with pytest.raises(ExportError, match="cannot be those of its weights"):
+        load(path)
+
+
+def test_tensors_larger_than_their_file_are_refused(pruned: Candidate, tmp_path: Path) -> None:
+    Torch().export(pruned, tmp_path / "a.safetensors")
+    content = (tmp_path / "a.safetensors").read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    header["stem.weight"]["shape"] = [10**6, 10**6]
+    start = header["stem.weight"]["data_offsets"][0]
+    header["stem.weight"]["data_offsets"] = [start, start + 4 * 10**12]
+    text = json.dumps(header).encode()
+    forged = len(text).to_bytes(8, "little") + text + content[8 + size :]
+    (tmp_path / "a.safetensors").write_bytes(forged)
+    with pytest.raises(ExportError, match="cannot read"):
+        load(tmp_path / "a.safetensors")
 
 
 class Twice(nn.Module):

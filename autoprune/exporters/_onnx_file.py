@@ -1,0 +1,67 @@
+"""ONNX files as exporters share them: written with a stamp, read back, run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autoprune.contracts.exporter import Network
+from autoprune.errors import ExportError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_KEY = "autoprune"
+
+
+def require() -> None:
+    """Raise `ExportError` without what converts networks and runs them."""
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise ExportError(f"{error}; install the extra: pip install 'autoprune[onnx]'") from error
+
+
+def save(model: Any, stamp: str, path: Path) -> None:
+    """Write a model as one self-contained file, stamped in its metadata."""
+    import onnx
+
+    entry = model.metadata_props.add()
+    entry.key, entry.value = _KEY, stamp
+    onnx.save_model(model, str(path))
+
+
+def stamp_of(path: Path) -> str:
+    """Return a file's stamp, "" if it has none; raises `ExportError` for what is no ONNX file."""
+    require()
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load_model(str(path), load_external_data=False)
+    except (OSError, DecodeError) as error:
+        raise ExportError(f"cannot read {path} as ONNX: {error}") from error
+    return next((x.value for x in model.metadata_props if x.key == _KEY), "")
+
+
+def opened(path: Path) -> Network:
+    """Return what a file computes under onnxruntime, on one thread."""
+    require()
+    import torch
+    from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, InvalidProtobuf
+
+    from autoprune.runtimes.onnx_session import session
+
+    try:
+        loaded = session(path.read_bytes())
+    except (OSError, Fail, InvalidGraph, InvalidProtobuf) as error:
+        raise ExportError(f"cannot read {path} as ONNX: {error}") from error
+    (given,) = loaded.get_inputs()
+
+    def run(inputs: Tensor) -> Tensor:
+        feed = {given.name: inputs.contiguous().numpy()}
+        return torch.from_numpy(loaded.run(None, feed)[0])
+
+    return run
