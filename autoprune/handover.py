@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from autoprune import plugins
-from autoprune.contracts.exporter import Chosen, Exported, RunExporter
+from autoprune.contracts.exporter import Chosen, Exported, Exporter, RunExporter
 from autoprune.errors import ExportError
 from autoprune.job.spec import PluginSpec
 from autoprune.run_view import RunView
