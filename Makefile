@@ -20,8 +20,8 @@ demo: $(STAMP)
 test: lint unit
 
 unit: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not ray" tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "ray and not slow" tests
+	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not slow and not ray" tests
+	$(BIN)/python -m pytest -n 3 --dist loadfile -m "ray and not slow" tests
 
 slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow tests
@@ -46,6 +46,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.recovery
 	$(BIN)/python -m benchmarks.int8
 	$(BIN)/python -m benchmarks.service
+	$(BIN)/python -m benchmarks.export
 
 $(STAMP): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed; set PYTHON=/path/to/python" >&2; exit 1; }

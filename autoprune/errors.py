@@ -87,6 +87,10 @@ class NonFiniteError(AutopruneError):
     """Training or measurement produced NaN or infinity; the message names the step."""
 
 
+class VerificationError(AutopruneError):
+    """An exported file is whole, and yet not what it claims to be."""
+
+
 class StoreError(AutopruneError):
     """The log cannot be read or written."""
 

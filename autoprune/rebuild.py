@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -21,12 +22,12 @@ from autoprune.job.spec import ModelSpec
 from autoprune.models.catalog import build_model
 from autoprune.policy import Policy
 from autoprune.quantization.form import attach
+from autoprune.safetensors_header import KEY, read_header
 from autoprune.seal import check_seal
 from autoprune.surgery.folding import fold
 from autoprune.surgery.low_rank import expanded, expanded_pairs, factorise
 from autoprune.surgery.plan import Plan
 
-_KEY = "autoprune"
 # Far beyond any sample; what is larger is damage, and would be allocated before it is noticed.
 _MOST_INPUTS = 2**26
 
@@ -38,16 +39,7 @@ def save(network: nn.Module, header: str, path: Path) -> None:
         name: each.detach().cpu().clone().contiguous()
         for name, each in network.state_dict().items()
     }
-    save_file(state, path, metadata={_KEY: header})
-
-
-def read_header(path: Path) -> str:
-    """Return the text in a file's header, "" if it has none of ours; raises `ExportError`."""
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            return str((file.metadata() or {}).get(_KEY, ""))
-    except (OSError, SafetensorError) as error:
-        raise ExportError(f"cannot read {path}: {error}") from error
+    save_file(state, path, metadata={KEY: header})
 
 
 def load(path: str | Path) -> nn.Module:
@@ -68,6 +60,7 @@ def load(path: str | Path) -> nn.Module:
         groups = GroupTable.from_json(provenance["groups"])
         foldable = [(conv, norm) for conv, norm in provenance["foldable"]]
         policy = Policy.from_json(provenance["policy"])
+        kept = {name: [int(x) for x in units] for name, units in provenance["kept"].items()}
         classes, shape = int(provenance["num_classes"]), tuple(provenance["input_shape"])
     except (ValueError, KeyError, TypeError, PolicyError) as error:
         raise ExportError(f"the autoprune header of {path} is damaged: {error}") from error
@@ -76,8 +69,8 @@ def load(path: str | Path) -> nn.Module:
     _check_sizes(path, state, spec.num_classes or classes, shape)
     model = build_model(spec, classes, shape)
     try:
-        network = shrunk(model, groups, policy, foldable)
-    except (AttributeError, IndexError, PolicyError) as error:
+        network = shrunk(model, groups, policy, foldable, kept)
+    except (AttributeError, IndexError, KeyError, PolicyError) as error:
         raise ExportError(f"the groups in {path} are not those of its model: {error}") from error
     try:
         network.load_state_dict(state)
@@ -104,13 +97,18 @@ def shrunk(
     groups: GroupTable,
     policy: Policy,
     foldable: Iterable[tuple[str, str]] = (),
+    kept: Mapping[str, Sequence[int]] = MappingProxyType({}),
 ) -> nn.Module:
-    """Return `model` in the form that `policy` asks for; which units go does not matter.
+    """Return `model` in the form that `policy` asks for.
 
-    Layers of lower rank are two. Where layers are quantised, the batch norms of the `foldable`
-    pairs are folded, and layers have steps of one: the state of a network that was kept fits.
+    `kept` are the units that stay in groups where it matters which ones (`GroupTable.placed`);
+    elsewhere, and without, the first ones do. Layers of lower rank are two. Where layers are
+    quantised, the batch norms of the `foldable` pairs are folded, and layers have steps of one:
+    the state of a network that was kept fits.
     """
     order = {group.name: -np.arange(group.units, dtype=float) for group in groups.prunable}
+    for name, units in kept.items():
+        order[name][list(units)] += len(order[name])
     network = Plan(model, groups, {policy.recipe.criterion: order}).carve(policy)
     factorise(network, {name: each.rank for name, each in policy.layers.items() if each.rank})
     if policy.is_quantised:

@@ -70,6 +70,7 @@ def trial_details(
             "bitops": costs.bitops,
         },
         "units": {group.name: [kept[group.name], group.units] for group in groups.prunable},
+        "architecture": groups.fingerprint,
         "dropped": sorted(trial.policy.dropped),
         "layers": {name: asdict(each) for name, each in policy.layers.items()},
         "evaluations": [

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autoprune.cli import serve, service
+from autoprune.cli import files, serve, service
 from autoprune.cli.access import Access, RunName, takes_access
 from autoprune.cli.options import Format, FormatOption, JobFile, Overrides, print_json
 from autoprune.errors import AutopruneError, InputError
@@ -172,11 +172,11 @@ def export(
     run: RunName,
     trial: Annotated[str, typer.Argument(help="A trial number, knee, best:METRIC …")],
     access: Access,
-    to: Annotated[str, typer.Option(help="The format: onnx, torch or another exporter.")],
+    to: Annotated[str, typer.Option(help="The format: onnx, csv, card … (autoprune plugins).")],
     out: Annotated[Path, typer.Option(help="The file to write; it must not exist.")],
     format_: FormatOption = Format.text,
 ) -> None:
-    """Write a trial's network, read it back, compare its outputs, and say where it is."""
+    """Write a trial in a format, read it back, compare, and say where it is."""
     with access.opened(run) as opened:
         chosen = opened.trial(trial)
         written = opened.export(chosen, to, out)
@@ -188,13 +188,14 @@ def export(
                 "size_bytes": written.size_bytes,
                 "max_error": written.max_error,
                 "unit": written.unit,
+                "others": [str(each) for each in written.others],
             }
         )
-    else:
-        typer.echo(
-            f"trial {chosen.number} → {written.path} ({written.size_bytes:,} bytes; outputs "
-            f"agree within {written.max_error:.1e}{' ' * bool(written.unit)}{written.unit})"
-        )
+        return
+    places = ", ".join(map(str, (written.path, *written.others)))
+    agreed = f"outputs agree within {written.max_error:.1e} {written.unit}".rstrip()
+    found = agreed if written.max_error else "read back: equal"
+    typer.echo(f"trial {chosen.number} → {places} ({written.size_bytes:,} bytes; {found})")
 
 
 @app.command()
@@ -244,6 +245,7 @@ def doctor(
         raise typer.Exit(1)
 
 
+app.add_typer(files.app)
 app.add_typer(service.app)
 app.add_typer(serve.app)
 

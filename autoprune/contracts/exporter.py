@@ -95,12 +95,14 @@ class Exported:
 class Exporter(ABC, Generic[Source]):
     """Writes one format. `suffix` is the file ending, `companions` are those of files beside it.
 
-    A format that has a place for the provenance `is_sealed`.
+    A format that has a place for the provenance `is_sealed`; one that `logs_elsewhere` changes
+    more than its files, and no server does that for whoever may read.
     """
 
     suffix: ClassVar[str]
     companions: ClassVar[tuple[str, ...]] = ()
     is_sealed: ClassVar[bool] = True
+    logs_elsewhere: ClassVar[bool] = False
     unit: ClassVar[str] = ""
 
     @abstractmethod
@@ -118,14 +120,24 @@ class Exporter(ABC, Generic[Source]):
         """Return the companions of the file at `path`."""
         return tuple(path.with_suffix(each) for each in self.companions)
 
+    def unit_of(self, source: Source) -> str:
+        """Return the unit of `max_error`, "" for that of the outputs."""
+        return self.unit
+
     def stamped(self, provenance: Mapping[str, Any]) -> str:
         """Return the JSON that says where a file comes from, with room for its digest."""
-        name = type(self).__module__.rpartition(".")[2].removesuffix("_exporter")
-        return json.dumps({**provenance, "format": name, "seal": open_seal()}, sort_keys=True)
+        said = {**provenance, "format": format_of(self), "seal": open_seal()}
+        return json.dumps(said, sort_keys=True)
 
     def check_free(self, path: Path) -> None:
         """Raise `ExportError` if a file of an export to `path` is there, or no directory for it."""
-        for each in (path, *self.others(path)):
+        places = (path, *self.others(path))
+        if len(set(places)) < len(places):
+            raise ExportError(
+                f"{path} ends as one of the files beside it does ({', '.join(self.companions)}); "
+                f"choose another ending, such as {self.suffix}"
+            )
+        for each in places:
             if each.exists():
                 raise ExportError(f"{each} exists already; name another file or remove it")
         if not path.parent.is_dir():
@@ -149,7 +161,7 @@ class Exporter(ABC, Generic[Source]):
             raise ExportError(
                 f"cannot write {path}: {error.strerror or error}; nothing was kept"
             ) from error
-        return Exported(path, size, max_error, self.unit, places[1:])
+        return Exported(path, size, max_error, self.unit_of(source), places[1:])
 
     def _written(self, source: Source, path: Path) -> float:
         self.write(source, path)
@@ -197,15 +209,24 @@ class NetworkExporter(Exporter[Candidate]):
             expected = candidate.network(candidate.example)
         return float((outputs - expected).abs().max())
 
+    def tolerance_of(self, source: Candidate) -> float:
+        """Return the largest `max_error` with which a file is kept."""
+        return self.tolerance
+
+    def why_different(self, source: Candidate) -> str:
+        """Return what a user should know where outputs differ, after a semicolon; often ""."""
+        return ""
+
     def check(self, source: Candidate, path: Path) -> float:
         """Run the file on the example; raise `ExportError` if outputs differ too much."""
         self.provenance_of(path)
         max_error = self.difference(self.opened(path)(source.example), source)
-        if not max_error <= self.tolerance:
-            unit = f" {self.unit}" if self.unit else ""
+        most, unit = self.tolerance_of(source), self.unit_of(source)
+        if not max_error <= most:
             raise ExportError(
-                f"{path.name}: outputs of the written file differ by {max_error:.2e}{unit}, "
-                f"allowed: {self.tolerance:.0e}; nothing was kept"
+                f"{path.name}: outputs of the written file differ by {max_error:.2e}"
+                f"{' ' * bool(unit)}{unit}, allowed: {most:.0e}; nothing was kept"
+                f"{self.why_different(source)}"
             )
         return max_error
 
@@ -216,6 +237,11 @@ class PolicyExporter(Exporter[Candidate]):
 
 class RunExporter(Exporter[Chosen]):
     """Writes what a run has found; needs no network, and no torch."""
+
+
+def format_of(exporter: Exporter[Any]) -> str:
+    """Return the name of an exporter's format: that of its file."""
+    return type(exporter).__module__.rpartition(".")[2].removesuffix("_exporter")
 
 
 def cut_of(candidate: Candidate) -> Cut:
@@ -230,7 +256,10 @@ def cut_of(candidate: Candidate) -> Cut:
 
 def _publish(parts: Sequence[Path], places: Sequence[Path]) -> None:
     """Give files their names, the first one last: it is there only with all others."""
+    probe = parts[0].with_name("mode")
+    probe.touch()
     for each in parts:
+        each.chmod(probe.stat().st_mode)  # some writers let nobody else read
         with each.open("rb") as file:
             os.fsync(file.fileno())
     done: list[Path] = []

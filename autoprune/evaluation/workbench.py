@@ -97,7 +97,8 @@ def kept_network(bench: Workbench, files: Path, policy: Policy, weights: str) ->
     Raises `RunError` if the file is gone or altered.
     """
     graph = bench.preparation.graph
-    network = shrunk(bench.model, graph.groups, policy, graph.foldable)
+    kept = graph.groups.placed(bench.plan.kept_units(policy))
+    network = shrunk(bench.model, graph.groups, policy, graph.foldable, kept)
     load_weights(network, files, weights)
     return network.eval()
 

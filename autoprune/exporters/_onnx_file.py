@@ -21,7 +21,7 @@ def require() -> None:
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise ExportError(f"{error}; install the extra: pip install 'autoprune[onnx]'") from error
+        raise _missing(error) from error
 
 
 def save(model: Any, stamp: str, path: Path) -> None:
@@ -35,8 +35,10 @@ def save(model: Any, stamp: str, path: Path) -> None:
 
 def stamp_of(path: Path) -> str:
     """Return a file's stamp, "" if it has none; raises `ExportError` for what is no ONNX file."""
-    require()
-    import onnx
+    try:
+        import onnx
+    except ImportError as error:
+        raise _missing(error) from error
     from google.protobuf.message import DecodeError
 
     try:
@@ -65,3 +67,7 @@ def opened(path: Path) -> Network:
         return torch.from_numpy(loaded.run(None, feed)[0])
 
     return run
+
+
+def _missing(error: ImportError) -> ExportError:
+    return ExportError(f"{error}; install the extra: pip install 'autoprune[onnx]'")

@@ -21,14 +21,19 @@ UNIT = "times what the rounding of inputs changes"
 _FLOOR = 1e-4
 
 
+def is_quantised(candidate: Candidate) -> bool:
+    """Say whether a layer has fewer than 32 bits."""
+    from autoprune.quantization.form import quantised_layers
+
+    return bool(quantised_layers(candidate.network))
+
+
 def written(candidate: Candidate, name: str) -> Any:
     """Return a quantised network in QDQ form, with dynamic batch, for the format `name`.
 
     Raises `ExportError` for one that is not quantised, and without the `onnx` extra.
     """
-    from autoprune.quantization.form import quantised_layers
-
-    if not quantised_layers(candidate.network):
+    if not is_quantised(candidate):
         raise ExportError(
             f"{name} writes quantised networks, and no layer of this one has fewer than "
             "32 bits; use --to onnx, or search with bits (space: mixed, or a rung with "

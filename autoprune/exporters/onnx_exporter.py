@@ -8,6 +8,7 @@ from typing import ClassVar
 from autoprune.contracts.exporter import Candidate, Network, NetworkExporter
 from autoprune.errors import ExportError
 from autoprune.exporters import _onnx_file
+from autoprune.exporters._whole_numbers import is_quantised
 
 
 class Onnx(NetworkExporter):
@@ -21,9 +22,7 @@ class Onnx(NetworkExporter):
 
         Raises `ExportError` without the `onnx` extra, and for a quantised network.
         """
-        from autoprune.quantization.form import quantised_layers
-
-        if quantised_layers(source.network):
+        if is_quantised(source):
             raise ExportError("this network is quantised; use --to onnx_int8")
         _onnx_file.require()
         from autoprune.runtimes.conversion import exported

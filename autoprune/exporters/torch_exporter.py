@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from autoprune.contracts.exporter import Candidate, Network, NetworkExporter
+from autoprune.safetensors_header import read_header
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,6 +41,4 @@ class Torch(NetworkExporter):
 
     def stamp_of(self, path: Path) -> str:
         """Return the stamp in the file's header."""
-        from autoprune.rebuild import read_header
-
         return read_header(path)

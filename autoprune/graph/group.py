@@ -28,6 +28,7 @@ Three roles are no dimensions of stored tensors: `size` is a number that counts 
 run at its full width.
 """
 STORED: frozenset[Role] = frozenset({"out", "in", "along"})
+_PLACED: frozenset[Role] = frozenset({"size", "enter", "leave"})
 
 
 @dataclass(frozen=True)
@@ -278,6 +279,19 @@ class GroupTable:
             "groups": groups,
             "blocks": [block.to_json() for block in self.blocks],
             "layers": [layer.to_json() for layer in self.layers],
+        }
+
+    def placed(self, kept: Mapping[str, np.ndarray]) -> dict[str, list[int]]:
+        """Return the kept units of groups whose networks differ by which ones stay.
+
+        `kept` are those of all groups, ascending. Of most groups their number makes the form of
+        a network; but a shortcut that pads before and after, for example, counts what stayed on
+        either side.
+        """
+        return {
+            name: [int(unit) for unit in units]
+            for name, units in kept.items()
+            if any(each.role in _PLACED for each in self[name].slices)
         }
 
     @cached_property

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,21 @@ def read_job_file(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         raise InputError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(raw, dict):
         raise InputError(f"{path} must hold a mapping of job keys, found {type(raw).__name__}")
-    for override in overrides:
-        _apply(raw, override)
     raw.setdefault("name", path.stem)
+    return overridden(raw, overrides, str(path))
+
+
+def overridden(
+    raw: Mapping[str, Any], overrides: Sequence[str], source: str = "job"
+) -> dict[str, Any]:
+    """Return a raw job with overrides carried out and variables replaced, as `read_job_file`."""
+    changed = copy.deepcopy(dict(raw))
+    for override in overrides:
+        _apply(changed, override)
     problems: list[Violation] = []
-    expanded = _expanded(raw, "", problems)
+    expanded = _expanded(changed, "", problems)
     if problems:
-        raise JobError(problems, str(path))
+        raise JobError(problems, source)
     return dict(expanded)
 
 

@@ -22,7 +22,7 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from autoprune.contracts.exporter import Candidate, Exporter, NetworkExporter
+from autoprune.contracts.exporter import Candidate, Exporter, NetworkExporter, format_of
 from autoprune.errors import ExportError
 
 
@@ -74,6 +74,13 @@ class ExporterContract:
             assert taken.read_text() == "mine"
             assert os.listdir(tmp_path) == [taken.name]
             taken.unlink()
+
+    def test_companions_keep_their_names_apart(self, tmp_path: Path) -> None:
+        exporter = self.make()
+        for each in exporter.companions:
+            with pytest.raises(ExportError, match="choose another ending"):
+                exporter.export(self.source(), tmp_path / f"network{each}")
+        assert os.listdir(tmp_path) == []
 
     def test_a_missing_directory_is_an_error(self, tmp_path: Path) -> None:
         with pytest.raises(ExportError, match="does not exist"):
@@ -148,8 +155,7 @@ class NetworkExporterContract(ExporterContract):
         path = tmp_path / f"network{exporter.suffix}"
         exporter.export(candidate, path)
         found = exporter.provenance_of(path)
-        name = type(exporter).__module__.rpartition(".")[2].removesuffix("_exporter")
-        assert found.pop("format") == name
+        assert found.pop("format") == format_of(exporter)
         assert found.pop("seal").startswith("autoprune-sha256:")
         assert found == candidate.provenance
 

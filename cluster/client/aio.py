@@ -139,10 +139,11 @@ class AsyncClient:
         return await self.made(calls.explain(name, str(trial)))
 
     async def export(self, name: str, trial: str | int, format: str, path: str | Path) -> Exported:
-        """Fetch a trial's network into a new file; see `Client.export`."""
+        """Fetch a trial into a new file, with those that belong to it; see `Client.export`."""
         with Download(Path(path)) as download:
-            async for _ in self._followed(ExportFollowing(name, str(trial), format, download)):
-                pass
+            while download.missing:
+                async for _ in self._followed(ExportFollowing(name, str(trial), format, download)):
+                    pass
             return await asyncio.to_thread(download.finished)  # waits for the disk
 
     async def run(self, name: str) -> RemoteRun:

@@ -183,9 +183,11 @@ def watch_front(name: str, after: int) -> Call[Any]:
     return Call(_SEARCH, "WatchFront", request, lambda answer: answer)
 
 
-def export(name: str, trial: str, format_: str, offset: int) -> Call[Any]:
-    """Ask for a trial's network in a format, from an offset on."""
-    request = front_pb.ExportTrialRequest(job=name, trial=trial, format=format_, offset=offset)
+def export(name: str, trial: str, format_: str, companion: str, offset: int) -> Call[Any]:
+    """Ask for a trial in a format, from an offset on: the main file, or a companion of it."""
+    request = front_pb.ExportTrialRequest(
+        job=name, trial=trial, format=format_, companion=companion, offset=offset
+    )
     return Call(_FRONT, "ExportTrial", request, lambda answer: answer)
 
 

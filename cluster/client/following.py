@@ -106,7 +106,7 @@ class FrontFollowing(Following[FrontChange]):
 
 
 class ExportFollowing(Following[None]):
-    """A trial's network on its way into a file."""
+    """The next file of an export on its way."""
 
     def __init__(self, name: str, trial: str, format_: str, download: Download) -> None:
         super().__init__()
@@ -114,21 +114,25 @@ class ExportFollowing(Following[None]):
         self._trial = trial
         self._format = format_
         self._download = download
+        self._part = download.missing
 
     def call(self) -> Call[Any]:
         """Ask for what is missing; of the trial that it began with, whatever is the knee now."""
-        header = self._download.header
-        trial = self._trial if header is None else str(header.trial)
-        return call.export(self._name, trial, self._format, self._download.offset)
+        self._part = self._download.missing
+        assert self._part is not None, "every file is there"
+        begun = self._download.trial
+        trial = self._trial if begun is None else str(begun)
+        part = self._part
+        return call.export(self._name, trial, self._format, part.companion, part.offset)
 
     def take(self, answer: Any) -> Sequence[None]:
         """Write what arrived."""
         if answer.WhichOneof("message") == "header":
             if not self._download.begin(answer.header):
-                raise StreamBroken("the server made another file meanwhile")
+                raise StreamBroken("the server made other files meanwhile")
         else:
             self._download.write(answer.chunk)
-        self.is_finished = self._download.is_whole
+        self.is_finished = self._download.missing is not self._part
         return ()
 
     def is_progress(self, answer: Any) -> bool:

@@ -7,11 +7,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoprune.contracts.exporter import Exported
+from autoprune import plugins
+from autoprune.contracts.exporter import Chosen, Exported, RunExporter
 from autoprune.contracts.objective import Goal
 from autoprune.errors import RunError
 from autoprune.front import Front
-from autoprune.job.spec import Job
+from autoprune.job.spec import Job, PluginSpec
 from autoprune.run_view import RunView
 from autoprune.trial import Trial, TrialState
 from cluster.client import call as calls
@@ -74,7 +75,16 @@ class RemoteRun(RunView):
         return dict(self._client.explain(self._name, trial.number).details)
 
     def export(self, trial: Trial, to: str, out: Path) -> Exported:
-        """Have the server write a trial's network, and fetch it; see `Client.export`."""
+        """Write a trial in a format; see `RunView`.
+
+        Networks are written by the server, which has weights and data. What the run has found
+        is written here, of what the server tells: it needs neither, and its files name each
+        other as they are called here.
+        """
+        if to in plugins.names("exporter"):  # the server may know more
+            exporter = plugins.create("exporter", PluginSpec(name=to))
+            if isinstance(exporter, RunExporter):
+                return exporter.export(Chosen(self, trial), out)
         return self._client.export(self._name, trial.number, to, out)
 
     def _front(self, searcher: str | None) -> Front:

@@ -162,15 +162,17 @@ class Client:
         return self.made(calls.explain(name, str(trial)))
 
     def export(self, name: str, trial: str | int, format: str, path: str | Path) -> Exported:
-        """Fetch a trial's network in a format, as `onnx`, into a new file.
+        """Fetch a trial in a format, as `onnx`, into a new file, with the files that belong to it.
 
-        The file gets its name when it is whole and its hash is right; until then, and where this
-        fails, there is none. Goes on where the connection broke. Raises `ExportError` where the
-        trial has no network or `path` cannot be used.
+        They get their names when all are whole and their hashes are right; until then, and where
+        this fails, there is none. Goes on where the connection broke. The server writes them, and
+        does not know `path`: a card calls its picture `card.svg`. Raises `ExportError` where the
+        trial has no network or `path`, or a name beside it, cannot be used.
         """
         with Download(Path(path)) as download:
-            for _ in self._followed(ExportFollowing(name, str(trial), format, download)):
-                pass
+            while download.missing:
+                for _ in self._followed(ExportFollowing(name, str(trial), format, download)):
+                    pass
             return download.finished()
 
     def run(self, name: str) -> RemoteRun:

@@ -12,7 +12,6 @@ from google.protobuf.message import Message
 
 from autoprune.errors import InputError, Violation
 from autoprune.index.job_index import JobIndex
-from autoprune.trial import TrialState
 from autoprune.trial_json import trial_details
 from cluster.proto.autoprune.v1 import front_service_pb2 as pb
 from cluster.service.desk import Desk
@@ -120,13 +119,10 @@ class FrontService:
     async def ExportTrial(  # noqa: N802
         self, request: pb.ExportTrialRequest, caller: Caller
     ) -> AsyncIterator[Message]:
-        """Send a trial's network in a format, from an offset on."""
+        """Send a trial in a format: one of its files, from an offset on."""
         job, log = await self._desk.open(caller, request.job)
         number = _number(request.trial, log.index)
-        state = log.index.outline(number).state
-        if state is not TrialState.COMPLETED:
-            raise precondition(f"trial {number} is {state}; only completed trials are exported")
-        async for message in self._exports.stream(job, number, request.format, request.offset):
+        async for message in self._exports.stream(job, log, number, request):
             yield message
 
     def _answer(

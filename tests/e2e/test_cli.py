@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,8 +16,7 @@ import autoprune
 from autoprune.data.dataset import Dataset
 from autoprune.data.digits import Digits
 from autoprune.job.spec import SplitSpec
-
-CLI = [sys.executable, "-m", "autoprune.cli.main"]
+from tests.commands import command
 
 
 @pytest.fixture(scope="module")
@@ -36,22 +33,15 @@ def run(digits_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
         "resources": {"workers": "serial", "device": "cpu"},
     }
     (directory / "job.yaml").write_text(yaml.safe_dump(job))
-    done = cli("search", str(directory / "job.yaml"), "--run", str(directory / "run"))
+    done = command("search", str(directory / "job.yaml"), "--run", str(directory / "run"))
     assert done.returncode == 0, done.stderr
     assert "report.html" in done.stdout
     assert "uniform *" in " ".join(done.stdout.split())
     return directory / "run"
 
 
-def cli(*arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {"COLUMNS": "200", "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [*CLI, *arguments], capture_output=True, text=True, timeout=120, env=environment
-    )
-
-
 def as_json(*arguments: str) -> Any:
-    done = cli(*arguments, "--format", "json")
+    done = command(*arguments, "--format", "json")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -124,7 +114,7 @@ def test_export_refuses_what_it_cannot_do(run: Path, tmp_path: Path) -> None:
         (("elbow", "--to", "onnx", "--out", str(tmp_path / "x")), "knee"),
         (("knee", "--to", "onnx", "--out", str(tmp_path / "no" / "x")), "create it first"),
     ):
-        done = cli("export", str(run), *arguments)
+        done = command("export", str(run), *arguments)
         assert done.returncode == 2
         assert message in done.stderr
     assert taken.read_text() == "mine"
@@ -132,7 +122,7 @@ def test_export_refuses_what_it_cannot_do(run: Path, tmp_path: Path) -> None:
 
 
 def test_latency_is_shown_with_its_ratio_and_how_well_it_was_predicted(run: Path) -> None:
-    shown = cli("show", str(run), "knee").stdout
+    shown = command("show", str(run), "knee").stdout
     assert "latency_ms: ratio" in shown
     assert "dense_ms" in shown
     report = (run / "report.html").read_text()
@@ -180,7 +170,7 @@ def test_bad_input_is_one_message_exit_2_and_nothing_written(
     path = tmp_path / "job.yaml"
     path.write_text(yaml.safe_dump(dict(digits_job)))
     sets = [part for override in overrides for part in ("--set", override)]
-    done = cli("search", str(path), "--run", str(tmp_path / "run"), *sets)
+    done = command("search", str(path), "--run", str(tmp_path / "run"), *sets)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     for message in messages:
@@ -200,7 +190,7 @@ def test_other_bad_input(tmp_path: Path) -> None:
         (("front", str(tmp_path)), "is no run"),
         (("report", str(tmp_path)), "is no run"),
     ):
-        done = cli(*arguments)
+        done = command(*arguments)
         assert done.returncode == 2
         assert message in done.stderr
         assert "Traceback" not in done.stderr

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +15,7 @@ import autoprune
 from autoprune.quantization.form import quantised_layers
 from autoprune.report.figures import bits_figure
 from autoprune.run import Run
-
-CLI = [sys.executable, "-m", "autoprune.cli.main"]
-
-
-def command(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*CLI, *words], capture_output=True, text=True, check=False, timeout=250)
+from tests.commands import command
 
 
 @pytest.fixture(scope="module")

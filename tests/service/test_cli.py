@@ -21,21 +21,14 @@ from autoprune.run import Run
 from autoprune.store.location import open_store, place_store
 from cluster.client import Client
 from tests.certificates import Authority
+from tests.commands import command
 from tests.made_up_run import log
 from tests.service.conftest import CLI, Served, body_of
 from tests.service.test_client import events_in, logged
 
-VARIABLES = {"COLUMNS": "200", "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
-
 
 def cli(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*CLI, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**VARIABLES, **variables},
-    )
+    return command(*arguments, variables=variables)
 
 
 def as_json(*arguments: str, **variables: str) -> Any:
@@ -98,14 +91,14 @@ def test_all_that_is_wrong_with_a_job_is_said(idle: Served, tmp_path: Path) -> N
 def test_a_run_of_a_server_is_printed_as_that_of_a_directory(idle: Served) -> None:
     directory = str(logged(idle, "plain", log()))
     remote = f"plain@{idle.target}"
-    for command in (
+    for words in (
         ["front", "--all", "--where", "macs<=0.5*dense", "--sort", "macs"],
         ["front", "--pick", "knee", "--format", "json"],
         ["front", "--format", "json"],
         ["show", "knee", "--format", "json"],
         ["show", "22"],
     ):
-        name, *rest = command
+        name, *rest = words
         local, there = cli(name, directory, *rest), cli(name, remote, *rest)
         assert (local.returncode, there.returncode) == (0, 0), there.stderr
         assert there.stdout == local.stdout
@@ -116,7 +109,7 @@ def test_a_run_of_a_server_is_printed_as_that_of_a_directory(idle: Served) -> No
 
 def test_asking_a_server_imports_no_torch(idle: Served) -> None:
     logged(idle, "plain", log())
-    for command in (
+    for words in (
         ["front", f"plain@{idle.target}", "--format", "json"],
         ["show", f"plain@{idle.target}", "knee"],
         ["jobs", "--server", idle.target],
@@ -124,11 +117,11 @@ def test_asking_a_server_imports_no_torch(idle: Served) -> None:
     ):
         look = (
             "import sys; from autoprune.cli.main import app; "
-            f"app({command!r}, standalone_mode=False); "
+            f"app({words!r}, standalone_mode=False); "
             "sys.exit(not {'torch', 'ray'}.isdisjoint(sys.modules))"
         )
         done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True)
-        assert done.returncode == 0, (command, done.stderr)
+        assert done.returncode == 0, (words, done.stderr)
 
 
 def test_events_are_printed_a_line_each(idle: Served) -> None:
@@ -159,7 +152,7 @@ def test_ctrl_c_ends_the_watching_and_not_the_job(idle: Served) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=VARIABLES,
+        env={"COLUMNS": "200", "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"},
     )
     assert watching.stderr is not None
     assert "endless QUEUED" in watching.stderr.readline()

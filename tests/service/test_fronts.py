@@ -6,20 +6,26 @@ import hashlib
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
+from autoprune import plugins
+from autoprune.contracts.exporter import Chosen
+from autoprune.exporters.card_exporter import Card
 from autoprune.run import Run
+from autoprune.seal import check_seal
 from autoprune.trial import shown
 from cluster.proto.autoprune.v1 import front_service_pb2 as pb
 from cluster.proto.autoprune.v1 import trial_pb2 as trial_pb
 from cluster.proto.autoprune.v1.front_service_pb2_grpc import FrontServiceStub
 from cluster.proto.autoprune.v1.search_service_pb2_grpc import SearchServiceStub
 from tests.made_up_run import log, stored
-from tests.service.conftest import Served, body_of, submit
+from tests.scripted_server import CLIENTS
+from tests.service.conftest import CLI, Served, body_of, submit
 from tests.service.test_jobs import fields_of, refused
 
 ENTRIES = log(120, rungs=2)
@@ -217,23 +223,27 @@ def test_an_exported_file_is_sent_whole_or_from_an_offset(
 ) -> None:
     """The file lies there already: making one takes a real search."""
     content = bytes(range(256)) * 4000
-    exports = idle.directory / "jobs" / idle.submission(JOB).id / "exports"
-    exports.mkdir()
+    exports = idle.directory / "jobs" / idle.submission(JOB).id / "exports" / "onnx"
     number = run.select()[0].number
-    (exports / f"{number}.onnx").write_bytes(content)
+    (exports / str(number)).mkdir(parents=True)
+    (exports / str(number) / "onnx.onnx").write_bytes(content)
     digest = hashlib.sha256(content).hexdigest()
-    note = {"size_bytes": len(content), "sha256": digest, "max_error": 0.5, "unit": ""}
-    (exports / f"{number}.onnx.json").write_text(json.dumps(note))
+    files = {"sizes": {"": len(content)}, "digests": {"": digest}}
+    note = {"sequence": 1, "max_error": 0.5, "unit": "", **files}
+    (exports / f"{number}.json").write_text(json.dumps(note))
     for offset in (0, 1000, len(content)):
         request = pb.ExportTrialRequest(job=JOB, trial=str(number), format="onnx", offset=offset)
         header, *chunks = stub.ExportTrial(request)
         assert header.header.sha256 == digest
+        assert (list(header.header.companions), header.header.max_error) == ([], 0.5)
         assert header.header.size_bytes == len(content)
         assert b"".join(each.chunk for each in chunks) == content[offset:]
     for change, code in (
         ({"offset": len(content) + 1}, grpc.StatusCode.OUT_OF_RANGE),
         ({"offset": -1}, grpc.StatusCode.INVALID_ARGUMENT),
         ({"format": "../../x"}, grpc.StatusCode.INVALID_ARGUMENT),
+        ({"companion": ".bin"}, grpc.StatusCode.INVALID_ARGUMENT),
+        ({"format": "mlflow"}, grpc.StatusCode.INVALID_ARGUMENT),
         ({"trial": "11"}, grpc.StatusCode.FAILED_PRECONDITION),
     ):
         options = {"job": JOB, "trial": str(number), "format": "onnx", **change}
@@ -242,9 +252,108 @@ def test_an_exported_file_is_sent_whole_or_from_an_offset(
         assert error.code() is code
 
 
+def fetched(stub: FrontServiceStub, job: str, **options: Any) -> tuple[pb.ExportHeader, bytes]:
+    header, *chunks = stub.ExportTrial(pb.ExportTrialRequest(job=job, **options), timeout=60)
+    content = b"".join(each.chunk for each in chunks)
+    assert hashlib.sha256(content).hexdigest() == header.header.sha256
+    assert len(content) == header.header.size_bytes
+    return header.header, content
+
+
+def test_files_that_belong_together_are_fetched_one_by_one(
+    idle: Served, stub: FrontServiceStub, run: Run, tmp_path: Path
+) -> None:
+    knee = run.trial("knee")
+    header, card = fetched(stub, JOB, trial="knee", format="card")
+    assert (header.trial, list(header.companions)) == (knee.number, [".svg"])
+    options = {"trial": "knee", "format": "card", "companion": ".svg"}
+    beside, picture = fetched(stub, JOB, **options)
+    assert beside.export_sha256 == header.export_sha256 != ""
+    assert beside.sha256 != header.sha256
+    assert b"](<card.svg>)" in card
+    (tmp_path / "card.md").write_bytes(card)
+    (tmp_path / "card.svg").write_bytes(picture)
+    check_seal(tmp_path / "card.md", [tmp_path / "card.svg"])
+    options["offset"] = 1000
+    *_, last = stub.ExportTrial(pb.ExportTrialRequest(job=JOB, **options))
+    assert picture.endswith(last.chunk)
+    options["offset"] = len(picture) + 1
+    request = pb.ExportTrialRequest(job=JOB, **options)
+    assert refused(lambda: list(stub.ExportTrial(request))).code() is grpc.StatusCode.OUT_OF_RANGE
+    for companion in (".bin", "svg", "../../../service.sqlite"):
+        request = pb.ExportTrialRequest(job=JOB, trial="knee", format="card", companion=companion)
+        error = refused(lambda request=request: list(stub.ExportTrial(request)))
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert set(fields_of(error)) == {"companion"}
+
+
+def test_tables_are_of_any_trial_and_grow_with_the_log(idle: Served, body: dict[str, Any]) -> None:
+    name, entries = "tables-grow", log(12, is_reported=False)[:-1]
+    with idle.channel() as channel:
+        stub = FrontServiceStub(channel)
+        submit(SearchServiceStub(channel), {**body, "name": name})
+        idle.write_log(name, body, entries[:20])
+        first, table = fetched(stub, name, trial="0", format="csv")
+        again, same = fetched(stub, name, trial="0", format="csv")
+        assert (again, same) == (first, table)
+        idle.write_log(name, body, entries[20:])
+        time.sleep(0.2)  # the server looks at a log every so often
+        # Who has begun gets the rest of the same file; who begins now, all that is known.
+        options = pb.ExportTrialRequest(job=name, trial="0", format="csv", offset=10)
+        header, *chunks = stub.ExportTrial(options)
+        assert header.header == first
+        assert b"".join(each.chunk for each in chunks) == table[10:]
+        grown, larger = fetched(stub, name, trial="0", format="csv")
+        assert grown.export_sha256 != first.export_sha256
+        assert len(larger.splitlines()) == 1 + 13 > len(table.splitlines())
+        failed, _ = fetched(stub, name, trial="11", format="json")
+        assert failed.trial == 11
+        request = pb.ExportTrialRequest(job=name, trial="11", format="card")
+        error = refused(lambda: list(stub.ExportTrial(request)))
+        assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
+        assert "there is nothing to say in a card" in error.details()
+
+
+def test_both_clients_bring_all_files_of_an_export(
+    idle: Served, stub: FrontServiceStub, run: Run, tmp_path: Path
+) -> None:
+    for kind in CLIENTS:
+        place = tmp_path / kind.__name__
+        place.mkdir()
+        with kind(idle.target) as client:
+            written = client.export(JOB, "knee", "card", place / "knee.md")
+        assert written.path == place / "knee.md"
+        assert written.others == (place / "knee.svg",)
+        assert sorted(place.iterdir()) == [written.path, *written.others]
+        assert written.size_bytes == sum(each.stat().st_size for each in place.iterdir())
+        Card().check(Chosen(run, run.trial("knee")), written.path)
+
+
+@pytest.mark.parametrize(("to", "suffix"), [("csv", ".csv"), ("json", ".json"), ("card", ".md")])
+def test_what_a_job_has_found_is_written_where_it_is_asked_for(
+    idle: Served, stub: FrontServiceStub, run: Run, tmp_path: Path, to: str, suffix: str
+) -> None:
+    here, there = tmp_path / f"my run{suffix}", tmp_path / "other" / f"my run{suffix}"
+    there.parent.mkdir()
+    where = [f"{JOB}@{idle.target}", "knee", "--to", to, "--format", "json"]
+    done = subprocess.run(
+        [*CLI, "export", *where, "--out", str(there)], capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout)["path"] == str(there)
+    beside = [there.with_suffix(".svg")] if to == "card" else []
+    assert json.loads(done.stdout)["others"] == [str(each) for each in beside]
+    run.export(run.trial("knee"), to, here)
+    same = plugins.load("exporter", to)()
+    same.check(Chosen(run, run.trial("knee")), there)
+    if to == "card":
+        assert b"](<my run.svg>)" in there.read_bytes()
+        assert there.read_bytes() == here.read_bytes()
+
+
 def test_the_server_process_loads_neither_torch_nor_ray() -> None:
     look = (
-        "import sys, cluster.service.server; "
+        "import sys, cluster.service.server; from autoprune import plugins; "
+        "kinds = [plugins.load('exporter', name) for name in plugins.names('exporter')]; "
         "assert not {'torch', 'ray'} & sys.modules.keys(), 'loaded'"
     )
     subprocess.run([sys.executable, "-c", look], check=True)

@@ -234,3 +234,134 @@ def test_an_empty_file_is_a_file(server: ScriptedServer, client: Any, tmp_path: 
     server.script["ExportTrial"] = [[header(b"")]]
     assert client.export("digits", 7, "card", tmp_path / "card.md").size_bytes == 0
     assert (tmp_path / "card.md").read_bytes() == b""
+
+
+PICTURE = b"<svg/>" * 300
+
+
+def several(content: bytes = CONTENT, mark: str = "one", **fields: Any) -> ExportTrialResponse:
+    return header(content, companions=[".svg", ".bin"], export_sha256=mark, **fields)
+
+
+def test_files_that_belong_together_come_one_by_one(
+    server: ScriptedServer, client: Any, tmp_path: Path
+) -> None:
+    server.script["ExportTrial"] = [
+        [several(), *sent(CONTENT)[:4], AWAY],
+        [several(), *sent(CONTENT[4000:])],
+        [several(PICTURE), AWAY],
+        [several(PICTURE), *sent(PICTURE)],
+        [several(b"")],
+    ]
+    written = client.export("digits", "knee", "card", tmp_path / "my knee.md")
+    assert written.path == tmp_path / "my knee.md"
+    assert written.others == (tmp_path / "my knee.svg", tmp_path / "my knee.bin")
+    assert written.size_bytes == len(CONTENT) + len(PICTURE)
+    assert [x.read_bytes() for x in (written.path, *written.others)] == [CONTENT, PICTURE, b""]
+    assert set(tmp_path.iterdir()) == {written.path, *written.others}
+    requests = server.requests("ExportTrial")
+    assert [each.companion for each in requests] == ["", "", ".svg", ".svg", ".bin"]
+    assert [each.offset for each in requests] == [0, 4000, 0, 0, 0]
+    assert [each.trial for each in requests] == ["knee", "7", "7", "7", "7"]
+
+
+def test_files_of_two_exports_are_never_mixed(
+    server: ScriptedServer, client: Any, tmp_path: Path
+) -> None:
+    other = CONTENT[::-1]
+    server.script["ExportTrial"] = [
+        [several(), *sent(CONTENT)],
+        [several(PICTURE, "two"), *sent(PICTURE)],
+        [several(other, "two"), *sent(other)],
+        [several(PICTURE, "two"), *sent(PICTURE)],
+        [several(b"", "two")],
+    ]
+    written = client.export("digits", 7, "card", tmp_path / "card.md")
+    assert written.path.read_bytes() == other
+    assert len(list(tmp_path.iterdir())) == 3
+    asked_for = [each.companion for each in server.requests("ExportTrial")]
+    assert asked_for == ["", ".svg", "", ".svg", ".bin"]
+
+
+@pytest.mark.parametrize("taken", ["card.md", "card.svg", "card.bin"])
+def test_no_file_beside_the_exported_one_is_overwritten(
+    server: ScriptedServer, client: Any, tmp_path: Path, taken: str
+) -> None:
+    def appears(*_: Any) -> Any:
+        (tmp_path / taken).write_text("mine")
+        return ExportTrialResponse(chunk=PICTURE)
+
+    server.script["ExportTrial"] = [
+        [several(), *sent(CONTENT)],
+        [several(PICTURE), appears],
+        [several(b"")],
+    ]
+    with pytest.raises(ExportError, match=f"{taken} exists already"):
+        client.export("digits", 7, "card", tmp_path / "card.md")
+    assert list(tmp_path.iterdir()) == [tmp_path / taken]
+    server.script["ExportTrial"] = [[several(), *sent(CONTENT)]]
+    calls = len(server.calls)
+    with pytest.raises(ExportError, match=f"{taken} exists already"):  # before all is fetched
+        client.export("digits", 7, "card", tmp_path / "card.md")
+    assert len(server.calls) <= calls + 1
+    assert (tmp_path / taken).read_text() == "mine"
+    assert list(tmp_path.iterdir()) == [tmp_path / taken]
+
+
+@pytest.mark.parametrize(
+    ("answers", "name", "error", "message"),
+    [
+        ([several(PICTURE, sha256="0" * 64), *sent(PICTURE)], "a.md", ServiceError, "damaged"),
+        ([several(PICTURE), *sent(PICTURE[:500]), AWAY], "a.md", ServiceError, "away"),
+        ([several(PICTURE), *sent(PICTURE + b"x")], "a.md", ServiceError, "more than"),
+        ([], "a.svg", ExportError, "give that another ending"),
+    ],
+)
+def test_of_files_that_belong_together_all_are_kept_or_none(
+    server: ScriptedServer,
+    client: Any,
+    tmp_path: Path,
+    answers: list[Any],
+    name: str,
+    error: type[Exception],
+    message: str,
+) -> None:
+    again = [[several(PICTURE), AWAY]] if AWAY in answers else [[several(b"")]]
+    server.script["ExportTrial"] = [[several(), *sent(CONTENT)], answers, *again]
+    with pytest.raises(error, match=message):
+        client.export("digits", 7, "card", tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "companion", ["../x", "/etc/x", ".", "", "x", ".a/b", ".a.b", "." + "x" * 99]
+)
+def test_a_server_cannot_choose_where_files_go(
+    server: ScriptedServer, client: Any, tmp_path: Path, companion: str
+) -> None:
+    server.script["ExportTrial"] = [[header(companions=[companion]), *sent(CONTENT)]]
+    with pytest.raises(ServiceError, match="which is no ending"):
+        client.export("digits", 7, "card", tmp_path / "card.md")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_given_its_name_leaves_nothing(
+    server: ScriptedServer, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.script["ExportTrial"] = [
+        [several(), *sent(CONTENT)],
+        [several(PICTURE), *sent(PICTURE)],
+        [several(b"")],
+    ]
+    rename = Path.rename
+
+    def broken(path: Path, target: Path) -> Path:
+        if target.suffix == ".md":
+            assert (tmp_path / "card.svg").exists()  # the main file comes last
+            raise OSError(28, "No space left on device")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", broken)
+    with pytest.raises(ExportError, match="No space left on device"):
+        client.export("digits", 7, "card", tmp_path / "card.md")
+    assert list(tmp_path.iterdir()) == []

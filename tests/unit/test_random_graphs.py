@@ -31,7 +31,7 @@ def test_random_networks_are_carved_exactly(steps: list[Step], flat: bool) -> No
 
 
 @given(st.lists(PLAIN, max_size=6), st.booleans())
-@settings(deadline=None, max_examples=40, derandomize=True)
+@settings(deadline=None, max_examples=30, derandomize=True)
 def test_every_layer_of_a_chain_but_the_last_is_prunable(steps: list[Step], flat: bool) -> None:
     network, image = built(steps, flat)
     groups = assert_exact(network, image).groups
@@ -48,7 +48,7 @@ def test_every_layer_of_a_chain_but_the_last_is_prunable(steps: list[Step], flat
 
 
 @given(STEP_LISTS, st.booleans())
-@settings(deadline=None, max_examples=40, derandomize=True)
+@settings(deadline=None, max_examples=30, derandomize=True)
 def test_discovery_gives_the_same_groups_again(steps: list[Step], flat: bool) -> None:
     network, image = built(steps, flat)
     assert discover(network, image).to_json() == discover(network, image).to_json()

@@ -142,16 +142,18 @@ class ExplainTrialResponse(_message.Message):
     def __init__(self, trial: _Optional[_Union[_trial_pb2.Trial, _Mapping]] = ..., on_front: bool = ..., dominated_by: _Optional[_Iterable[int]] = ..., violations: _Optional[_Iterable[str]] = ..., details_json: _Optional[str] = ...) -> None: ...
 
 class ExportTrialRequest(_message.Message):
-    __slots__ = ("job", "trial", "format", "offset")
+    __slots__ = ("job", "trial", "format", "offset", "companion")
     JOB_FIELD_NUMBER: _ClassVar[int]
     TRIAL_FIELD_NUMBER: _ClassVar[int]
     FORMAT_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
+    COMPANION_FIELD_NUMBER: _ClassVar[int]
     job: str
     trial: str
     format: str
     offset: int
-    def __init__(self, job: _Optional[str] = ..., trial: _Optional[str] = ..., format: _Optional[str] = ..., offset: _Optional[int] = ...) -> None: ...
+    companion: str
+    def __init__(self, job: _Optional[str] = ..., trial: _Optional[str] = ..., format: _Optional[str] = ..., offset: _Optional[int] = ..., companion: _Optional[str] = ...) -> None: ...
 
 class ExportTrialResponse(_message.Message):
     __slots__ = ("header", "chunk")
@@ -162,15 +164,19 @@ class ExportTrialResponse(_message.Message):
     def __init__(self, header: _Optional[_Union[ExportHeader, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
 
 class ExportHeader(_message.Message):
-    __slots__ = ("trial", "size_bytes", "sha256", "max_error", "unit")
+    __slots__ = ("trial", "size_bytes", "sha256", "max_error", "unit", "companions", "export_sha256")
     TRIAL_FIELD_NUMBER: _ClassVar[int]
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     SHA256_FIELD_NUMBER: _ClassVar[int]
     MAX_ERROR_FIELD_NUMBER: _ClassVar[int]
     UNIT_FIELD_NUMBER: _ClassVar[int]
+    COMPANIONS_FIELD_NUMBER: _ClassVar[int]
+    EXPORT_SHA256_FIELD_NUMBER: _ClassVar[int]
     trial: int
     size_bytes: int
     sha256: str
     max_error: float
     unit: str
-    def __init__(self, trial: _Optional[int] = ..., size_bytes: _Optional[int] = ..., sha256: _Optional[str] = ..., max_error: _Optional[float] = ..., unit: _Optional[str] = ...) -> None: ...
+    companions: _containers.RepeatedScalarFieldContainer[str]
+    export_sha256: str
+    def __init__(self, trial: _Optional[int] = ..., size_bytes: _Optional[int] = ..., sha256: _Optional[str] = ..., max_error: _Optional[float] = ..., unit: _Optional[str] = ..., companions: _Optional[_Iterable[str]] = ..., export_sha256: _Optional[str] = ...) -> None: ...

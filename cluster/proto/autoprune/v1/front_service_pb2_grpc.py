@@ -94,7 +94,7 @@ class FrontServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ExportTrial(self, request, context):
-        """Sends a trial's network in a format, from an offset on.
+        """Sends a trial's network, or what is known of its job, in a format: a file, from an offset on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

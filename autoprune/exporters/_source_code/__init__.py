@@ -1,0 +1,1 @@
+"""Python source that defines a network, from a traced program."""
