@@ -19,7 +19,8 @@ import torch
 from autoprune import plugins
 from autoprune.candidate import ready
 from autoprune.contracts.executor import WorkItem
-from autoprune.contracts.exporter import Exported, Exporter, RunExporter
+from autoprune.contracts.exported import Exported
+from autoprune.contracts.exporter import Exporter, RunExporter
 from autoprune.errors import ExportError, PolicyError
 from autoprune.evaluation.evaluator import NetworkEvaluator
 from autoprune.exported_file import Given

@@ -6,20 +6,24 @@ from pathlib import Path
 from typing import Any
 
 from autoprune import plugins
-from autoprune.contracts.exporter import Chosen, Exported, Exporter, RunExporter
+from autoprune.contracts.exported import Exported
+from autoprune.contracts.exporter import Chosen, Exporter, RunExporter
 from autoprune.errors import ExportError
 from autoprune.job.spec import PluginSpec
 from autoprune.run_view import RunView
 from autoprune.trial import Trial, TrialState
 
 
-def export_trial(run: RunView, trial: Trial, target: str, path: Path, *, files: Path) -> Exported:
-    """Write a trial in the format `target`, read it back and compare.
+def export_trial(
+    run: RunView, trial: Trial, spec: PluginSpec, path: Path, *, files: Path
+) -> Exported:
+    """Write a trial in the format of an exporter, read it back and compare.
 
     `files` is the directory of the weights that the run kept. Raises `ExportError` when the
-    trial has no network or the path cannot be used, and `PluginError` for an unknown format.
+    trial has no network or the path cannot be used, and `PluginError` for an unknown format or
+    option.
     """
-    exporter: Exporter[Any] = plugins.create("exporter", PluginSpec(name=target))
+    exporter: Exporter[Any] = plugins.create("exporter", spec)
     if isinstance(exporter, RunExporter):
         return exporter.export(Chosen(run, trial), path)
     if trial.state is not TrialState.COMPLETED:

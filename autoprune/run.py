@@ -14,11 +14,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from autoprune.contracts.exporter import Exported
+from autoprune.contracts.exported import Exported
 from autoprune.contracts.store import JobRecord
 from autoprune.graph.network import NetworkGraph
 from autoprune.handover import export_trial
-from autoprune.job.spec import Job
+from autoprune.job.spec import Job, PluginSpec
 from autoprune.run_view import RunView
 from autoprune.store.history import History
 from autoprune.store.location import open_store, record_of
@@ -59,6 +59,7 @@ class Run(RunView):
         """Return the trial with a number, None if it was never asked."""
         return self.history.trials.get(number)
 
-    def export(self, trial: Trial, to: str, out: Path) -> Exported:
+    def export(self, trial: Trial, to: str, out: Path, **options: Any) -> Exported:
         """Write a trial, its network made from its weights and the job's data; see `RunView`."""
-        return export_trial(self, trial, to, out, files=self.directory / FILES_NAME)
+        spec = PluginSpec(name=to, options=options)
+        return export_trial(self, trial, spec, out, files=self.directory / FILES_NAME)

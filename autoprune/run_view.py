@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from autoprune.contracts.exporter import Exported
+from autoprune.contracts.exported import Exported
 from autoprune.contracts.objective import Goal
 from autoprune.controller.forecast import ForecastError, Forecasts
 from autoprune.errors import InputError, RunError, suggestion
@@ -54,8 +54,8 @@ class RunView(ABC):
         """Return the trial with a number, None if it was never asked."""
 
     @abstractmethod
-    def export(self, trial: Trial, to: str, out: Path) -> Exported:
-        """Write a trial's network in the format `to`, a name of `autoprune plugins`.
+    def export(self, trial: Trial, to: str, out: Path, **options: Any) -> Exported:
+        """Write a trial in the format `to`, a name of `autoprune plugins`, with its options.
 
         The file was read back and compared before `out` gets its name. Raises `ExportError`
         where the trial has no network or `out` cannot be used, and `InputError` for an unknown

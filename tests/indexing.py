@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from hypothesis import strategies as st
 
-from autoprune.contracts.exporter import Exported
+from autoprune.contracts.exported import Exported
 from autoprune.contracts.objective import Objective, Stage, Subject
 from autoprune.contracts.store import Entry, Event, EventKind, Origin, Outline
 from autoprune.index.job_index import JobIndex
@@ -55,7 +55,7 @@ class Replayed(RunView):
     def find(self, number: int) -> Trial | None:
         return self.history.trials.get(number)
 
-    def export(self, trial: Trial, to: str, out: Path) -> Exported:
+    def export(self, trial: Trial, to: str, out: Path, **options: Any) -> Exported:
         raise NotImplementedError
 
 

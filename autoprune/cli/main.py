@@ -174,12 +174,18 @@ def export(
     access: Access,
     to: Annotated[str, typer.Option(help="The format: onnx, csv, card … (autoprune plugins).")],
     out: Annotated[Path, typer.Option(help="The file to write; it must not exist.")],
+    set_: Annotated[
+        list[str],
+        typer.Option("--set", metavar="KEY=VALUE", help="An option of the format, as license=mit."),
+    ] = [],
     format_: FormatOption = Format.text,
 ) -> None:
     """Write a trial in a format, read it back, compare, and say where it is."""
+    from autoprune.job.load import overridden
+
     with access.opened(run) as opened:
         chosen = opened.trial(trial)
-        written = opened.export(chosen, to, out)
+        written = opened.export(chosen, to, out, **overridden({}, set_))
     if format_ is Format.json:
         print_json(
             {

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar
 
+from autoprune.contracts.exported import Exported
 from autoprune.errors import ExportError
 from autoprune.seal import check_seal, open_seal, seal
 
@@ -77,19 +78,6 @@ class Chosen:
 
     run: RunView
     trial: Trial
-
-
-@dataclass(frozen=True, slots=True)
-class Exported:
-    """A written and verified file; `max_error` is its exporter's `difference` of outputs, in
-    `unit` where that is not the outputs' own. `others` are files that belong to it.
-    """
-
-    path: Path
-    size_bytes: int
-    max_error: float
-    unit: str = ""
-    others: tuple[Path, ...] = ()
 
 
 class Exporter(ABC, Generic[Source]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,27 +36,23 @@ def save(model: Any, stamp: str, path: Path) -> None:
 
 def stamp_of(path: Path) -> str:
     """Return a file's stamp, "" if it has none; raises `ExportError` for what is no ONNX file."""
-    try:
-        import onnx
-    except ImportError as error:
-        raise _missing(error) from error
-    from google.protobuf.message import DecodeError
-
-    try:
-        model = onnx.load_model(str(path), load_external_data=False)
-    except (OSError, DecodeError) as error:
-        raise ExportError(f"cannot read {path} as ONNX: {error}") from error
-    return next((x.value for x in model.metadata_props if x.key == _KEY), "")
+    return next((x.value for x in _read(path).metadata_props if x.key == _KEY), "")
 
 
 def opened(path: Path) -> Network:
-    """Return what a file computes under onnxruntime, on one thread."""
+    """Return what a file computes under onnxruntime, on one thread.
+
+    Raises `ExportError` for what is no ONNX file, and for one whose tensors lie elsewhere: it
+    could name any file of this machine.
+    """
     require()
     import torch
     from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, InvalidProtobuf
 
     from autoprune.runtimes.onnx_session import session
 
+    if any(each.external_data for each in _tensors(_read(path).graph)):
+        raise ExportError(f"{path} keeps tensors in other files; autoprune writes them into it")
     try:
         loaded = session(path.read_bytes())
     except (OSError, Fail, InvalidGraph, InvalidProtobuf) as error:
@@ -71,3 +68,26 @@ def opened(path: Path) -> Network:
 
 def _missing(error: ImportError) -> ExportError:
     return ExportError(f"{error}; install the extra: pip install 'autoprune[onnx]'")
+
+
+def _read(path: Path) -> Any:
+    try:
+        import onnx
+    except ImportError as error:
+        raise _missing(error) from error
+    from google.protobuf.message import DecodeError
+
+    try:
+        return onnx.load_model(str(path), load_external_data=False)
+    except (OSError, DecodeError) as error:
+        raise ExportError(f"cannot read {path} as ONNX: {error}") from error
+
+
+def _tensors(graph: Any) -> Iterator[Any]:
+    """Yield every tensor of a graph, and of those within its nodes."""
+    yield from graph.initializer
+    for attribute in (each for node in graph.node for each in node.attribute):
+        yield from (attribute.t, *attribute.tensors)
+        for inner in (attribute.g, *attribute.graphs):
+            if inner.node or inner.initializer:
+                yield from _tensors(inner)

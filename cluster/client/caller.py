@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
+import grpc
+
 from autoprune.errors import AutopruneError, ServiceError
 from cluster.client.call import Call
 from cluster.client.connection import Connection
@@ -62,13 +64,16 @@ class Caller:
         """Return the pause before a call is repeated; raises what its failure means."""
         meaning = translated(error, call.method, self.connection)
         if not is_passing(error):
-            raise meaning from error
+            # The last attempt may have no time left for an answer: what came before says more.
+            is_cut_short = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            raise (attempts.reason if is_cut_short else None) or meaning from error
         return self.wait(attempts, meaning, asked_pause_s(error))
 
     def wait(
         self, attempts: Attempts, meaning: AutopruneError, asked_s: float | None = None
     ) -> float:
         """Return the pause after a failure, and tell of it; raises it where time is up."""
+        attempts.reason = meaning
         pause = attempts.pause_s(asked_s)
         if pause is None:
             raise meaning

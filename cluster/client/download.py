@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from autoprune.contracts.exporter import Exported
+from autoprune.contracts.exported import Exported
 from autoprune.errors import ExportError, ServiceError
 from cluster.proto.autoprune.v1.front_service_pb2 import ExportHeader
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoprune import plugins
-from autoprune.contracts.exporter import Chosen, Exported, RunExporter
+from autoprune.contracts.exported import Exported
+from autoprune.contracts.exporter import Chosen, RunExporter
 from autoprune.contracts.objective import Goal
-from autoprune.errors import RunError
+from autoprune.errors import InputError, RunError
 from autoprune.front import Front
 from autoprune.job.spec import Job, PluginSpec
 from autoprune.run_view import RunView
@@ -74,7 +75,7 @@ class RemoteRun(RunView):
         """Return everything about a trial: policy in units, costs, measurements, provenance."""
         return dict(self._client.explain(self._name, trial.number).details)
 
-    def export(self, trial: Trial, to: str, out: Path) -> Exported:
+    def export(self, trial: Trial, to: str, out: Path, **options: Any) -> Exported:
         """Write a trial in a format; see `RunView`.
 
         Networks are written by the server, which has weights and data. What the run has found
@@ -82,9 +83,11 @@ class RemoteRun(RunView):
         other as they are called here.
         """
         if to in plugins.names("exporter"):  # the server may know more
-            exporter = plugins.create("exporter", PluginSpec(name=to))
+            exporter = plugins.create("exporter", PluginSpec(name=to, options=options))
             if isinstance(exporter, RunExporter):
                 return exporter.export(Chosen(self, trial), out)
+        if options:
+            raise InputError(f"a server takes no options for {to}, given: {', '.join(options)}")
         return self._client.export(self._name, trial.number, to, out)
 
     def _front(self, searcher: str | None) -> Front:

@@ -29,10 +29,14 @@ class Patience:
 
 
 class Attempts:
-    """The attempts at one thing, `limit_s` seconds from now in all."""
+    """The attempts at one thing, `limit_s` seconds from now in all.
+
+    `reason` is why the last one failed that did.
+    """
 
     def __init__(self, limit_s: float, patience: Patience) -> None:
         self.failures = 0
+        self.reason: Exception | None = None
         self._patience = patience
         self._random = random.Random()
         self._end = time.monotonic() + limit_s

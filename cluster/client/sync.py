@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import grpc
 
-from autoprune.contracts.exporter import Exported
+from autoprune.contracts.exported import Exported
 from autoprune.contracts.store import Event
 from autoprune.errors import AutopruneError
 from cluster.client import call as calls

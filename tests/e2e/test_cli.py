@@ -91,6 +91,12 @@ def test_the_exported_knee_is_the_network_that_front_and_show_print(
     assert exported["max_error"] <= 1e-4
     as_json("export", str(run), "knee", "--to", "torch", "--out", str(tmp_path / "k.safetensors"))
 
+    card = tmp_path / "card.md"
+    options = ("--set", "license=mit", "--set", "authors=The vision team")
+    as_json("export", str(run), "knee", "--to", "card", "--out", str(card), *options)
+    assert "license: mit" in card.read_text()
+    assert "The vision team" in card.read_text()
+
     dataset = Dataset.from_raw(Digits().load(), SplitSpec())
     inputs = dataset.normalise(dataset.report.inputs).contiguous()
     session = onnxruntime.InferenceSession(str(tmp_path / "k.onnx"))
@@ -113,6 +119,8 @@ def test_export_refuses_what_it_cannot_do(run: Path, tmp_path: Path) -> None:
         (("99999", "--to", "onnx", "--out", str(tmp_path / "x")), "does not exist"),
         (("elbow", "--to", "onnx", "--out", str(tmp_path / "x")), "knee"),
         (("knee", "--to", "onnx", "--out", str(tmp_path / "no" / "x")), "create it first"),
+        (("knee", "--to", "card", "--out", str(tmp_path / "x"), "--set", "licence=mit"), "licence"),
+        (("knee", "--to", "onnx", "--out", str(tmp_path / "x"), "--set", "opset=9"), "opset"),
     ):
         done = command("export", str(run), *arguments)
         assert done.returncode == 2

@@ -114,6 +114,15 @@ def test_who_stays_away_is_given_up_with_advice(server: ScriptedServer, client: 
     assert len(server.calls) > 10
 
 
+def test_an_attempt_without_time_left_does_not_hide_why_others_failed(
+    server: ScriptedServer, client: Any
+) -> None:
+    server.script["GetJob"] = [AWAY, AWAY, lambda *_: time.sleep(2.5)]
+    with pytest.raises(ServiceError, match=rf"{server.target}: away; check that it runs"):
+        client.job("digits")
+    assert len(server.calls) == 3
+
+
 def test_a_server_that_never_answers_is_given_up(server: ScriptedServer, client: Any) -> None:
     server.script["GetJob"] = [lambda *_: time.sleep(2.5)]
     began = time.monotonic()

@@ -16,6 +16,7 @@ from autoprune.cli.main import app
 from autoprune.errors import JobError
 from autoprune.job.load import read_job_file
 from autoprune.job.spec import ModelSpec
+from autoprune.plugins import names
 from autoprune.validation import validated
 from cluster.service.catalog import Catalog
 
@@ -66,6 +67,14 @@ def test_catalogues_that_are_shown_are_valid() -> None:
         found = Catalog.model_validate(each)
         for model in found.models.values():
             ModelSpec.model_validate(model)
+
+
+def test_every_format_is_described() -> None:
+    text = (ROOT / "docs" / "exports.md").read_text()
+    table = text[text.index("## Formats") : text.index("### ")]
+    rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", table, re.MULTILINE)
+    described = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+    assert sorted(described) == sorted(names("exporter"))
 
 
 @pytest.mark.parametrize("job", [pytest.param(job, id=where) for where, job in jobs()])

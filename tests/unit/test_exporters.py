@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -150,6 +151,21 @@ def test_tensors_larger_than_their_file_are_refused(pruned: Candidate, tmp_path:
     (tmp_path / "a.safetensors").write_bytes(forged)
     with pytest.raises(ExportError, match="cannot read"):
         load(tmp_path / "a.safetensors")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_tensors_outside_of_the_file_are_not_read(pruned: Candidate, tmp_path: Path) -> None:
+    Onnx().export(pruned, tmp_path / "a.onnx")
+    model = onnx.load(tmp_path / "a.onnx")
+    tensor = max(model.graph.initializer, key=lambda each: len(each.raw_data))
+    (tmp_path / "secret").write_bytes(tensor.raw_data)
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../secret")
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "forged.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ExportError, match="keeps tensors in other files"):
+        Onnx().opened(tmp_path / "below" / "forged.onnx")
 
 
 class Twice(nn.Module):

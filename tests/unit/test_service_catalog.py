@@ -90,7 +90,7 @@ def test_no_file_is_named(data: Any) -> None:
 def test_no_option_of_a_plug_in_is_forgotten() -> None:
     """Options that are text may be files: they are refused, or stand in HARMLESS."""
     seen = set()
-    for kind in plugins.SHELVES:
+    for kind in plugins.SHELVES.keys() - {"exporter"}:  # no job names one
         for name in plugins.names(kind):
             options = plugins.options_of(plugins.load(kind, name))
             texts = {x for x, each in options.items() if each.annotation in ("str", "Path", str)}
