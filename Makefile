@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 DEMO := runs/demo
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint unit slow bench proto clean
+.PHONY: demo test lint unit outages slow bench proto clean
 
 demo: $(STAMP)
 	rm -rf $(DEMO)
@@ -21,7 +21,11 @@ test: lint unit
 
 unit: $(STAMP)
 	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not slow and not ray" tests
-	$(BIN)/python -m pytest -n 3 --dist loadfile -m "ray and not slow" tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "ray and not slow" tests
+
+# What takes minutes because it waits for clusters, servers and databases to fail.
+outages: $(STAMP)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow and ray" tests
 
 slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow tests

@@ -106,8 +106,8 @@ class Client:
     ) -> JobStatus:
         """Go on with a job that ended early, or one that gets another budget.
 
-        One that is at work already is refused with `InputError`; so is a repetition of this call
-        where only the answer of the first was lost.
+        One that is at work already with that budget is left as it is, so that this call can be
+        repeated; another budget is refused with `InputError` until it has ended.
         """
         return self.made(calls.resume(name, trials, minutes))
 

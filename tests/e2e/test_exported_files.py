@@ -26,9 +26,9 @@ from autoprune.run import Run
 from autoprune.seal import open_seal, seal
 from autoprune.validation import validated
 from autoprune.verification import verify
+from tests.commands import command
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-CLI = [sys.executable, "-m", "autoprune.cli.main"]
 
 
 @pytest.fixture(scope="module")
@@ -115,9 +115,7 @@ def test_a_file_that_claims_too_much_is_told(files: dict[str, Path], tmp_path: P
     found = verify(path)
     assert not found.agrees
     assert [row.metric for row in found.rows if row.agrees is False] == ["error"]
-    done = subprocess.run(
-        [*CLI, "verify", str(path)], capture_output=True, text=True, env={"COLUMNS": "120"}
-    )
+    done = command("verify", str(path))
     assert done.returncode == 1
     assert "DIFFERS" in done.stdout
     assert "is not what it claims to be: error" in done.stderr
@@ -282,7 +280,7 @@ def test_the_commands(files: dict[str, Path], other: Path, tmp_path: Path) -> No
 
 
 def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([*CLI, *arguments], capture_output=True, text=True, timeout=120)
+    done = command(*arguments)
     assert done.returncode == 0, done.stderr
     return done
 

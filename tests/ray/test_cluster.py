@@ -47,6 +47,7 @@ def test_workers_and_controllers_that_are_killed_cost_no_finished_trial(
     assert (tmp_path / "run" / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_a_node_that_vanishes_is_no_fault_of_its_trials(
     cluster: Cluster, job: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -65,6 +66,7 @@ def test_a_node_that_vanishes_is_no_fault_of_its_trials(
     assert started
 
 
+@pytest.mark.slow
 def test_a_search_without_room_says_so_and_goes_on_when_there_is_some(
     cluster: Cluster, job: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -86,6 +86,7 @@ def test_who_follows_a_search_can_stop_it(
         assert Run.open(directory).history.close_reason == "interrupted"
 
 
+@pytest.mark.slow
 def test_a_search_outlives_its_terminal(
     cluster: Cluster, job: dict[str, Any], tmp_path: Path
 ) -> None:

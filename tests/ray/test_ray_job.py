@@ -104,6 +104,7 @@ def _end(client: JobSubmissionClient, submission: str) -> JobStatus:
     return status
 
 
+@pytest.mark.slow
 def test_a_submitted_job_searches_on_the_cluster(
     dashboard: str, job: Mapping[str, Any], tmp_path: Path
 ) -> None:

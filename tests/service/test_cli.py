@@ -153,12 +153,14 @@ def test_ctrl_c_ends_the_watching_and_not_the_job(idle: Served) -> None:
         stderr=subprocess.PIPE,
         text=True,
         env={"COLUMNS": "200", "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"},
+        # Of tests that run in the background of a shell it would be ignored, as they ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert watching.stderr is not None
     assert "endless QUEUED" in watching.stderr.readline()
     time.sleep(0.5)
     watching.send_signal(signal.SIGINT)
-    output, errors = watching.communicate(timeout=120)
+    output, errors = watching.communicate(timeout=30)
     assert (watching.returncode, output) == (130, "")
     assert "endless goes on" in errors
     with Client(idle.target) as client:
