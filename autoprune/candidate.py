@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 from torch import nn
 
 from autoprune.contracts.executor import WorkItem
-from autoprune.contracts.exporter import Candidate, Cut
+from autoprune.contracts.exporter import Candidate, Cut, versions
 from autoprune.controller.roster import seed_of
 from autoprune.data.dataset import Part
 from autoprune.evaluation.evaluator import NetworkEvaluator
@@ -64,9 +63,9 @@ def ready(
     network.cpu().eval()
     for parameter in network.parameters():
         parameter.data = parameter.data.contiguous()
-    dataset, policy = bench.dataset, policy_of(bench, item)
+    dataset, groups = bench.dataset, bench.preparation.graph.groups
+    policy = policy_at(bench.job, groups, item.policy, item.rung)
     inputs = dataset.normalise(dataset.report.inputs[:_EXAMPLES])
-    groups = bench.preparation.graph.groups
     facts = {**_facts(bench, item, policy), **_claims(bench, item, measured), **said}
     return Candidate(
         network,
@@ -75,11 +74,6 @@ def ready(
         dataset.normalise(dataset.train.inputs[: bench.job.quantization.images]),
         Cut(bench.model.cpu(), groups, policy, bench.plan.kept_entries(policy)),
     )
-
-
-def policy_of(bench: Workbench, item: WorkItem) -> Policy:
-    """Return the policy of an item with the bits that its rung gives it."""
-    return policy_at(bench.job, bench.preparation.graph.groups, item.policy, item.rung)
 
 
 def digest_of(part: Part, count: int) -> str:
@@ -109,7 +103,7 @@ def _facts(bench: Workbench, item: WorkItem, policy: Policy) -> dict[str, Any]:
         "rung": job["rungs"][item.rung],
         "quantization": job["quantization"],
         "seed": bench.job.seed,
-        "versions": {name: version(name) for name in ("autoprune", "torch")},
+        "versions": versions(),
     }
 
 

@@ -51,26 +51,17 @@ def trial_details(
     `same` are all trials of its policy, itself included, by number; `dominated_by` are the
     numbers of the front's members that dominate it.
     """
-    groups = graph.groups
-    kept = groups.kept_units(trial.policy)
-    # Nothing is left of groups within dropped blocks.
-    kept |= dict.fromkeys(groups.vanishing(trial.policy), 0)
-    policy = policy_at(job, groups, trial.policy, trial.rung)
-    costs = graph.costs.costs(policy)
+    policy = policy_at(job, graph.groups, trial.policy, trial.rung)
+    form = graph.form(policy)
     return {
         **trial_row(trial, goals),
         "state": str(trial.state),
         "parent": trial.parent,
         "attempts": trial.attempts,
         "failure": trial.failure.to_json() if trial.failure else None,
-        "costs": {
-            "macs": costs.macs,
-            "params": costs.params,
-            "size_bytes": costs.size_bytes,
-            "bitops": costs.bitops,
-        },
-        "units": {group.name: [kept[group.name], group.units] for group in groups.prunable},
-        "architecture": groups.fingerprint,
+        "costs": form.costs.to_json(),
+        "units": {name: list(each) for name, each in form.units.items()},
+        "architecture": graph.groups.fingerprint,
         "dropped": sorted(trial.policy.dropped),
         "layers": {name: asdict(each) for name, each in policy.layers.items()},
         "evaluations": [

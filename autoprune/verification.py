@@ -11,6 +11,7 @@ that follow from the policy are not.
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Mapping
@@ -81,24 +82,20 @@ def verify(path: Path, data: Mapping[str, Any] | None = None) -> Verification:
     """
     exporter, provenance = identify(path)
     job = _job_of(path, provenance, data)
-    dataset = load_dataset(job)
-    split = str(provenance["split"])
-    part: Part = getattr(dataset, split)
-    count = min(int(provenance["samples"]), len(part))
+    metrics = metrics_of(job)
+    claims = _claims(path, provenance, metrics)
+    dataset, split = load_dataset(job), provenance["split"]
+    part = dataset.search if split == "search" else dataset.report
+    count = min(provenance["samples"], len(part))
     is_same = digest_of(part, count) == provenance["samples_sha256"]
     run = exporter.opened(path)
     predictions = _predictions(run, dataset, part, count, path)
-    metrics = metrics_of(job)
     measured = _measured(metrics, predictions)
-    claims = {
-        name: Measurement.from_json(each) for name, each in provenance["measurements"].items()
-    }
     if LATENCY in claims:
         measured[LATENCY] = _milliseconds(run, dataset.normalise(part.inputs[:1]))
     rows = tuple(
         _row(name, metrics[name].unit, each, measured.get(name), is_same)
         for name, each in claims.items()
-        if name in metrics
     )
     return Verification(path, format_of(exporter), provenance, split, count, is_same, rows)
 
@@ -124,6 +121,32 @@ def _predictions(run: Network, dataset: Dataset, part: Part, count: int, path: P
         raise ExportError(f"{path} does not take samples of shape {shape}: {error}") from error
     groupings = tuple(replace(each, codes=each.codes[:count]) for each in part.groupings)
     return Predictions(logits.float(), part.labels[:count], groupings)
+
+
+def _claims(
+    path: Path, provenance: Mapping[str, Any], metrics: Mapping[str, Objective]
+) -> dict[str, Measurement]:
+    """Return what a file claims; raises `ExportError` where none of it can be measured again."""
+    is_known = provenance["split"] in ("search", "report") and type(provenance["samples"]) is int
+    claims: dict[str, Measurement] = {}
+    try:
+        for name, each in provenance["measurements"].items():
+            claims[name] = found = Measurement.from_json(each)
+            bounds = [x for x in (found.low, found.high) if x is not None]
+            is_known &= all(map(math.isfinite, (found.value, *bounds)))
+    except (AttributeError, TypeError, ValueError, IndexError):
+        is_known = False
+    if not is_known:
+        raise ExportError(f"{path} makes no claims that autoprune has written")
+    if strays := claims.keys() - metrics.keys():
+        listed = ", ".join(sorted(strays))
+        raise ExportError(f"{path} claims what its job does not measure: {listed}")
+    if not any(_is_told_by_outputs(metrics[name]) for name in claims):
+        raise ExportError(
+            f"{path} is whole, but nothing that it claims follows from outputs "
+            f"({', '.join(claims) or 'it claims nothing'}), so nothing can be measured again"
+        )
+    return claims
 
 
 def _measured(metrics: Mapping[str, Objective], predictions: Predictions) -> dict[str, Measurement]:

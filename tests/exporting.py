@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from autoprune.policy import Policy
 from autoprune.surgery.plan import Plan
 from autoprune.surgery.proof import prove
 from autoprune.surgery.scores import score_groups
+from autoprune.testing import NetworkExporterContract
 from autoprune.tracing.discovery import discover
 from tests.zoo import entry
 
@@ -90,3 +92,16 @@ def _family(name: str) -> tuple[ModelSpec, int, Tensor]:
             return spec, int(network(given).shape[-1]), example[:4].contiguous()
     shape = (1, 8, 8) if name == "digits_cnn" else (3, 32, 32)
     return ModelSpec(name=name), 10, torch.randn(4, *shape, generator=seeded)
+
+
+@cache
+def digits() -> Candidate:
+    """Return half of the digits network, always the same one."""
+    return pruned("digits_cnn", 0.5)
+
+
+class DigitsContract(NetworkExporterContract):
+    """The suite of exporters of networks, on that network."""
+
+    def source(self) -> Candidate:
+        return digits()

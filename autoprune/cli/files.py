@@ -46,15 +46,13 @@ def apply(
     from autoprune.validation import validated
 
     given = read_policy(policy)
-    raw: dict[str, Any] = {"name": out.stem, **given.job_defaults()}
     own = "import" if ":" in model else "name"
-    raw["model"] = {own: model, "checkpoint": str(checkpoint)}
-    if data is not None:
-        raw["data"] = _data_of(data)
+    told: dict[str, Any] = {"name": out.stem, "model": {own: model, "checkpoint": str(checkpoint)}}
+    told |= {} if data is None else {"data": _data_of(data)}
+    told |= {"rungs": [{"repair": "none"}]} if no_recovery else {}
+    raw = given.job_defaults() | told
     if "data" not in raw:
         raise InputError(f"{policy} names no data to repair and judge with: give --data FILE.yaml")
-    if no_recovery:
-        raw["rungs"] = [{"repair": "none"}]
     job = validated(overridden(raw, set_), source="the job of `apply`")
     done = carry_out(given, job, to, out)
     measured = {name: each.to_json()[:3] for name, each in done.measurements.items()}

@@ -20,6 +20,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar
 
@@ -119,13 +120,12 @@ class Exporter(ABC, Generic[Source]):
 
     def check_free(self, path: Path) -> None:
         """Raise `ExportError` if a file of an export to `path` is there, or no directory for it."""
-        places = (path, *self.others(path))
-        if len(set(places)) < len(places):
+        if self.companions and path.suffix != self.suffix:
             raise ExportError(
-                f"{path} ends as one of the files beside it does ({', '.join(self.companions)}); "
-                f"choose another ending, such as {self.suffix}"
+                f"{path} must end in {self.suffix}: by its name what belongs to it is found "
+                f"({', '.join(self.companions)})"
             )
-        for each in places:
+        for each in (path, *self.others(path)):
             if each.exists():
                 raise ExportError(f"{each} exists already; name another file or remove it")
         if not path.parent.is_dir():
@@ -201,10 +201,6 @@ class NetworkExporter(Exporter[Candidate]):
         """Return the largest `max_error` with which a file is kept."""
         return self.tolerance
 
-    def why_different(self, source: Candidate) -> str:
-        """Return what a user should know where outputs differ, after a semicolon; often ""."""
-        return ""
-
     def check(self, source: Candidate, path: Path) -> float:
         """Run the file on the example; raise `ExportError` if outputs differ too much."""
         self.provenance_of(path)
@@ -214,7 +210,6 @@ class NetworkExporter(Exporter[Candidate]):
             raise ExportError(
                 f"{path.name}: outputs of the written file differ by {max_error:.2e}"
                 f"{' ' * bool(unit)}{unit}, allowed: {most:.0e}; nothing was kept"
-                f"{self.why_different(source)}"
             )
         return max_error
 
@@ -230,6 +225,11 @@ class RunExporter(Exporter[Chosen]):
 def format_of(exporter: Exporter[Any]) -> str:
     """Return the name of an exporter's format: that of its file."""
     return type(exporter).__module__.rpartition(".")[2].removesuffix("_exporter")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what writes files; nothing is imported for it."""
+    return {name: version(name) for name in ("autoprune", "torch")}
 
 
 def cut_of(candidate: Candidate) -> Cut:

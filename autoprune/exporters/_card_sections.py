@@ -10,9 +10,8 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from autoprune import plugins
-from autoprune.contracts.exporter import Chosen
+from autoprune.contracts.exporter import Chosen, versions
 from autoprune.exporters._markdown import code, folded, plain, table
-from autoprune.exporters._run_facts import versions
 from autoprune.numbers import readable
 from autoprune.trial import Evaluation, Measurement, shown
 

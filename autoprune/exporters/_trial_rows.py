@@ -20,9 +20,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from autoprune.contracts.exporter import Chosen
+from autoprune.contracts.exporter import Chosen, versions
 from autoprune.errors import ExportError
-from autoprune.exporters._run_facts import Form, costs_json, finite, form_of, versions
+from autoprune.exporters._run_facts import finite
+from autoprune.policy import Policy
 from autoprune.trial import Evaluation, Measurement, Trial
 
 if TYPE_CHECKING:
@@ -142,23 +143,24 @@ def _deployed(trial: Trial) -> _Named:
 
 def _made(run: RunView, trial: Trial) -> _Named:
     """Return costs and decisions: those of groups and layers, then the policy as a whole."""
-    form = form_of(run, trial)
-    costs = {f"costs.{name}": each for name, each in costs_json(form.costs).items()}
+    policy = run.as_evaluated(trial)
+    form = run.graph.form(policy)
+    costs = {f"costs.{name}": each for name, each in form.costs.to_json().items()}
     ratios = {f"keep_ratio.{name}": kept / units for name, (kept, units) in form.units.items()}
     return {
         **{name: ("whole", each) for name, each in costs.items()},
         **{name: ("number", each) for name, each in ratios.items()},
-        **_layers(run, form),
-        "dropped": ("text", _json(sorted(form.policy.dropped))),
+        **_layers(run, policy, form.gone),
+        "dropped": ("text", _json(sorted(policy.dropped))),
         "policy": ("text", _json(trial.policy.to_json())),
     }
 
 
-def _layers(run: RunView, form: Form) -> _Named:
+def _layers(run: RunView, policy: Policy, gone: frozenset[str]) -> _Named:
     """Return bits and ranks of every layer; nothing of layers that are gone."""
     found: _Named = {}
     for layer in run.graph.groups.layers:
-        decision = None if layer.name in form.gone else form.policy.layer(layer.name)
+        decision = None if layer.name in gone else policy.layer(layer.name)
         weight_bits = decision.weight_bits if decision else None
         activation_bits = decision.activation_bits if decision else None
         found[f"bits.{layer.name}"] = ("whole", weight_bits)

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from autoprune.contracts.exporter import Candidate
 from autoprune.errors import ExportError
-from autoprune.exporters import _onnx_file
+from autoprune.exporters._onnx_file import converted
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+TOLERANCE = 4.0
 UNIT = "times what the rounding of inputs changes"
 # As a share of the outputs, below which rounding changes nothing that could be compared.
 _FLOOR = 1e-4
@@ -39,19 +40,15 @@ def written(candidate: Candidate, name: str) -> Any:
             "32 bits; use --to onnx, or search with bits (space: mixed, or a rung with "
             "quantize: int8)"
         )
-    _onnx_file.require()
-    import onnx
-
-    from autoprune.runtimes.conversion import exported
     from autoprune.runtimes.qdq import in_whole_numbers
     from autoprune.runtimes.single_precision import in_single_precision
 
     network, example = candidate.network, candidate.example
     samples = example if candidate.samples is None else candidate.samples
-    program = exported(in_single_precision(network), example, any_batch=True)
-    program.optimize()
-    single = program.model_proto.SerializeToString()
-    return onnx.load_from_string(in_whole_numbers(single, network, samples))
+    single = converted(in_single_precision(network), example)
+    import onnx
+
+    return onnx.load_from_string(in_whole_numbers(single.SerializeToString(), network, samples))
 
 
 def difference(outputs: Tensor, candidate: Candidate) -> float:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from autoprune.contracts.exporter import Chosen, RunExporter
 from autoprune.errors import ExportError
-from autoprune.exporters._run_facts import costs_json, finite, form_of, origin
+from autoprune.exporters._run_facts import finite, origin
 from autoprune.seal import check_seal
 from autoprune.trial import Trial
 
@@ -67,17 +67,18 @@ def _document(source: Chosen) -> dict[str, Any]:
 
 
 def _rest(run: RunView, trial: Trial) -> dict[str, Any]:
-    form = form_of(run, trial)
+    policy = run.as_evaluated(trial)
+    form = run.graph.form(policy)
     return {
         "state": str(trial.state),
         "parent": trial.parent,
         "teacher": trial.teacher,
         "attempts": trial.attempts,
         "failure": trial.failure.to_json() if trial.failure else None,
-        "costs": costs_json(form.costs),
+        "costs": form.costs.to_json(),
         "units": form.units,
         "dropped": sorted(trial.policy.dropped),
-        "layers": {name: asdict(each) for name, each in form.policy.layers.items()},
+        "layers": {name: asdict(each) for name, each in policy.layers.items()},
         "evaluation": trial.evaluation.to_json() if trial.evaluation else None,
         "report": trial.report.to_json() if trial.report else None,
     }

@@ -9,14 +9,19 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from autoprune.contracts.exporter import Candidate, Network, NetworkExporter
 from autoprune.errors import ExportError
-from autoprune.exporters import _onnx_file
-from autoprune.exporters._whole_numbers import UNIT, difference, is_quantised, written
+from autoprune.exporters._onnx_file import converted
+from autoprune.exporters._whole_numbers import (
+    TOLERANCE,
+    UNIT,
+    difference,
+    is_quantised,
+    written,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _KEY = "autoprune"
-_QUANTISED_TOLERANCE = 4.0
 # Its own default may be bfloat16, which is another network than the one that was measured.
 _OPTIONS = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
 
@@ -72,7 +77,7 @@ class OpenVino(NetworkExporter):
 
     def tolerance_of(self, source: Candidate) -> float:
         """Return the largest `max_error` with which a file is kept."""
-        return _QUANTISED_TOLERANCE if is_quantised(source) else self.tolerance
+        return TOLERANCE if is_quantised(source) else self.tolerance
 
     def difference(self, outputs: Tensor, candidate: Candidate) -> float:
         """Return how far outputs are from the network's, in the unit of `unit_of`."""
@@ -80,29 +85,27 @@ class OpenVino(NetworkExporter):
             return difference(outputs, candidate)
         return super().difference(outputs, candidate)
 
-    def why_different(self, source: Candidate) -> str:
-        """Say that 8-bit products saturate, where they do."""
+    def check(self, source: Candidate, path: Path) -> float:
+        """Run the file on the example; where outputs differ, say so if 8-bit products saturate."""
         from autoprune.runtimes.processor import saturates
         from autoprune.runtimes.remark import in_eight_bits
 
-        if not (saturates() and in_eight_bits(source.network)):
-            return ""
-        return (
-            ". Products of 8 bits saturate in OpenVINO on this processor (x86 without VNNI): "
-            "export on another one, search with at most 7 bits, or use --to onnx_int8"
-        )
+        try:
+            return super().check(source, path)
+        except ExportError as error:
+            if not (saturates() and in_eight_bits(source.network)):
+                raise
+            raise ExportError(
+                f"{error}. Products of 8 bits saturate in OpenVINO on this processor (x86 without "
+                "VNNI): export on another one, search with at most 7 bits, or use --to onnx_int8"
+            ) from error
 
 
 def _as_onnx(candidate: Candidate) -> bytes:
     if is_quantised(candidate):
         model = written(candidate, "openvino")
     else:
-        _onnx_file.require()
-        from autoprune.runtimes.conversion import exported
-
-        program = exported(candidate.network, candidate.example, any_batch=True)
-        program.optimize()
-        model = program.model_proto
+        model = converted(candidate.network, candidate.example)
     content: bytes = model.SerializeToString()
     return content
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import types
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from autoprune.contracts.exporter import Candidate, Network, NetworkExporter
 from autoprune.errors import ExportError
+from autoprune.exporters._inference import inferring
 from autoprune.seal import check_seal
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 class Python(NetworkExporter):
@@ -45,8 +43,6 @@ class Python(NetworkExporter):
 
         Nothing of a file is run that was changed, and none of its names stays behind.
         """
-        import torch
-
         check_seal(path, self.others(path))
         module = types.ModuleType(f"autoprune exported {path.name}")
         module.__file__ = str(path.absolute())
@@ -57,12 +53,7 @@ class Python(NetworkExporter):
         except Exception as error:  # whatever a file raises that somebody else has sealed
             raise ExportError(f"cannot run {path}: {error}") from error
 
-        def run(inputs: Tensor) -> Tensor:
-            with torch.inference_mode():
-                outputs: Tensor = network(inputs)
-            return outputs
-
-        return run
+        return inferring(network)
 
     def stamp_of(self, path: Path) -> str:
         """Return the stamp in the source, of which nothing is run."""

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from autoprune.contracts.exporter import Candidate, Network, NetworkExporter
 from autoprune.exporters import _program_file
+from autoprune.exporters._inference import inferring
 from autoprune.seal import check_seal
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 class TorchExport(NetworkExporter):
@@ -31,18 +29,10 @@ class TorchExport(NetworkExporter):
 
     def opened(self, path: Path) -> Network:
         """Return what the file computes, if its seal is whole."""
-        import torch
-
         check_seal(path)
         # Products of weights that can learn are summed in another order.
         network = _program_file.load(path).module().requires_grad_(False)
-
-        def run(inputs: Tensor) -> Tensor:
-            with torch.inference_mode():
-                outputs: Tensor = network(inputs)
-            return outputs
-
-        return run
+        return inferring(network)
 
     def stamp_of(self, path: Path) -> str:
         """Return the stamp that is in the file."""

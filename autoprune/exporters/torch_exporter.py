@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from autoprune.contracts.exporter import Candidate, Network, NetworkExporter
+from autoprune.exporters._inference import inferring
 from autoprune.safetensors_header import read_header
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 class Torch(NetworkExporter):
@@ -26,18 +24,9 @@ class Torch(NetworkExporter):
 
     def opened(self, path: Path) -> Network:
         """Rebuild the network from the file alone."""
-        import torch
-
         from autoprune.rebuild import load
 
-        network = load(path)
-
-        def run(inputs: Tensor) -> Tensor:
-            with torch.inference_mode():
-                outputs: Tensor = network(inputs)
-            return outputs
-
-        return run
+        return inferring(load(path))
 
     def stamp_of(self, path: Path) -> str:
         """Return the stamp in the file's header."""

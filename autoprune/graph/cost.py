@@ -35,6 +35,15 @@ class Costs:
     activation_bytes: int = 0
     bitops: int = 0
 
+    def to_json(self) -> dict[str, int]:
+        """Return the costs that people are shown, by name."""
+        return {
+            "macs": self.macs,
+            "params": self.params,
+            "size_bytes": self.size_bytes,
+            "bitops": self.bitops,
+        }
+
 
 COLUMNS = tuple(each.name for each in fields(Costs))
 """Names of the costs, in the order of `CostTable.of_states`."""

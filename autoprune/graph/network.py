@@ -12,7 +12,9 @@ from typing import Any
 
 from autoprune.errors import RunError
 from autoprune.graph.cost import CostTable
+from autoprune.graph.form import Form
 from autoprune.graph.group import GroupTable
+from autoprune.policy import Policy
 
 FORMAT = 5
 """Version of the JSON form: 4 did not know layers."""
@@ -46,6 +48,13 @@ class NetworkGraph:
         groups = GroupTable.from_json(body["groups"])
         costs = CostTable.from_json(body["costs"], groups)
         return cls(groups, costs, tuple((conv, norm) for conv, norm in body["foldable"]))
+
+    def form(self, policy: Policy) -> Form:
+        """Return the network of a policy in numbers; raises `PolicyError` for another network's."""
+        groups = self.groups
+        kept = groups.kept_units(policy) | dict.fromkeys(groups.vanishing(policy), 0)
+        units = {each.name: (kept[each.name], each.units) for each in groups.prunable}
+        return Form(units, groups.gone_layers(policy), self.costs.costs(policy))
 
     def with_groups(self, groups: GroupTable) -> NetworkGraph:
         """Return the same network with other groups (some newly frozen)."""

@@ -121,6 +121,30 @@ def test_a_file_that_claims_too_much_is_told(files: dict[str, Path], tmp_path: P
     assert "is not what it claims to be: error" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"measurements": {"macs": [1.0, None, None]}}, "follows from outputs"),
+        ({"measurements": {}}, "it claims nothing"),
+        ({"measurements": {"loss": [1.0, None, None]}, "objectives": [{"name": "error"}]}, "loss"),
+        ({"measurements": {"error": "none"}}, "no claims that autoprune has written"),
+        ({"measurements": {"error": [1.0, "low", None]}}, "no claims that autoprune has written"),
+        ({"split": "__class__"}, "no claims that autoprune has written"),
+        ({"samples": "all"}, "no claims that autoprune has written"),
+    ],
+)
+def test_claims_that_cannot_be_judged_are_no_success(
+    change: dict[str, Any], message: str, files: dict[str, Path], tmp_path: Path
+) -> None:
+    model = onnx.load(files["onnx"])
+    entry = next(x for x in model.metadata_props if x.key == "autoprune")
+    entry.value = json.dumps({**json.loads(entry.value), "seal": open_seal(), **change})
+    onnx.save_model(model, str(tmp_path / "forged.onnx"))
+    seal(tmp_path / "forged.onnx")
+    with pytest.raises(ExportError, match=message):
+        verify(tmp_path / "forged.onnx")
+
+
 def test_other_samples_are_compared_by_intervals(files: dict[str, Path]) -> None:
     data = {"name": "digits", "splits": {"seed": 7}}
     found = verify(files["onnx"], data)

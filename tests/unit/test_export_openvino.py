@@ -13,28 +13,20 @@ from autoprune.errors import ExportError
 from autoprune.exporters import openvino_exporter
 from autoprune.exporters.openvino_exporter import OpenVino
 from autoprune.policy import LayerDecision
-from autoprune.testing import NetworkExporterContract
 from tests import exporting
 from tests.unit.test_deployment_export import made
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def digits() -> Candidate:
-    return exporting.pruned("digits_cnn", 0.5)
+    return exporting.digits()
 
 
-class TestOpenVino(NetworkExporterContract):
-    @pytest.fixture(autouse=True)
-    def _use(self, digits: Candidate) -> None:
-        self._digits = digits
-
+class TestOpenVino(exporting.DigitsContract):
     def make(self) -> NetworkExporter:
         return OpenVino()
-
-    def source(self) -> Candidate:
-        return self._digits
 
 
 @pytest.mark.parametrize("family", [x for x in exporting.FAMILIES if x != "digits_cnn"])

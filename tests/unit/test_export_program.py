@@ -17,26 +17,18 @@ from autoprune.errors import ExportError
 from autoprune.exporters.torch_export_exporter import TorchExport
 from autoprune.policy import LayerDecision
 from autoprune.seal import open_seal, seal
-from autoprune.testing import NetworkExporterContract
 from tests import exporting
 from tests.quantised import every, quantised
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def pruned() -> Candidate:
-    return exporting.pruned("digits_cnn", 0.5)
+    return exporting.digits()
 
 
-class TestTorchExport(NetworkExporterContract):
-    @pytest.fixture(autouse=True)
-    def _use(self, pruned: Candidate) -> None:
-        self._pruned = pruned
-
+class TestTorchExport(exporting.DigitsContract):
     def make(self) -> NetworkExporter:
         return TorchExport()
-
-    def source(self) -> Candidate:
-        return self._pruned
 
 
 class Branching(nn.Module):

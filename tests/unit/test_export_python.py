@@ -18,27 +18,19 @@ from autoprune.errors import ExportError
 from autoprune.exporters.python_exporter import Python
 from autoprune.policy import LayerDecision
 from autoprune.seal import seal
-from autoprune.testing import NetworkExporterContract
 from tests import exporting
 from tests.quantised import every, quantised
 from tests.written_source import exported, namespace
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def pruned() -> Candidate:
-    return exporting.pruned("digits_cnn", 0.5)
+    return exporting.digits()
 
 
-class TestPython(NetworkExporterContract):
-    @pytest.fixture(autouse=True)
-    def _use(self, pruned: Candidate) -> None:
-        self._pruned = pruned
-
+class TestPython(exporting.DigitsContract):
     def make(self) -> NetworkExporter:
         return Python()
-
-    def source(self) -> Candidate:
-        return self._pruned
 
 
 @pytest.mark.parametrize(

@@ -19,36 +19,23 @@ from autoprune.exporters.onnx_exporter import Onnx
 from autoprune.exporters.torch_exporter import Torch
 from autoprune.rebuild import load
 from autoprune.seal import open_seal, seal
-from autoprune.testing import NetworkExporterContract
 from tests import exporting
 
 
 @pytest.fixture(scope="module")
 def pruned() -> Candidate:
-    return exporting.pruned("digits_cnn", 0.5)
-
-
-class _DigitsContract(NetworkExporterContract):
-    @pytest.fixture(autouse=True)
-    def _use(self, pruned: Candidate) -> None:
-        self._pruned = pruned
-
-    def source(self) -> Candidate:
-        return self._pruned
+    return exporting.digits()
 
 
 @pytest.mark.filterwarnings("ignore")
-class TestOnnx(_DigitsContract):
+class TestOnnx(exporting.DigitsContract):
     def make(self) -> NetworkExporter:
         return Onnx()
 
 
-class TestTorch(_DigitsContract):
+class TestTorch(exporting.DigitsContract):
     def make(self) -> NetworkExporter:
         return Torch()
-
-
-del _DigitsContract
 
 
 @pytest.mark.filterwarnings("ignore")
