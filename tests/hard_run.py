@@ -28,20 +28,8 @@ def hard_run(directory: Path) -> Run:
     groups = GroupTable(PROBLEM.groups.groups, [block], PROBLEM.groups.layers)
     body = NetworkGraph(groups, CostTable(PROBLEM.costs.rows, groups)).to_json()
     graph = NetworkGraph.from_json(_renamed(body))
-    layers = {"conv1": LayerDecision(8, 8), "conv4": LayerDecision(4)}
-    decisions = {ODD: Decision(0.5), "conv1": Decision(0.25)}
-    policies = [
-        Policy(),
-        graph.groups.canonical(
-            Policy(decisions, Recipe("l2"), frozenset({"middle"}), layers),
-        ),
-        *(
-            graph.groups.canonical(Policy.from_keep_ratios({"conv4": ratio}))
-            for ratio in (0.75, 0.5, 0.25, 0.34)
-        ),
-    ]
     made = [entries.opened()]
-    for number, policy in enumerate(policies):
+    for number, policy in enumerate(_policies(graph)):
         label = "dense" if number == 0 else "nsga2"
         made.append(entries.asked(number, policy, label, rung=0, parent=None, batch=0))
     made += [
@@ -64,6 +52,14 @@ def hard_run(directory: Path) -> Run:
     with_it = replace(one, evaluation=replace(one.evaluation, measurements=measured))
     run.history.trials[1] = with_it
     return run
+
+
+def _policies(graph: NetworkGraph) -> list[Policy]:
+    layers = {"conv1": LayerDecision(8, 8), "conv4": LayerDecision(4)}
+    decisions = {ODD: Decision(0.5), "conv1": Decision(0.25)}
+    everything = Policy(decisions, Recipe("l2"), frozenset({"middle"}), layers)
+    single = (Policy.from_keep_ratios({"conv4": ratio}) for ratio in (0.75, 0.5, 0.25, 0.34))
+    return [Policy(), *(graph.groups.canonical(each) for each in (everything, *single))]
 
 
 def full(error: float, macs: float) -> Evaluation:

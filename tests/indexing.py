@@ -133,14 +133,7 @@ def logs(draw: st.DrawFn) -> list[Event]:
             evaluation = draw(evaluations(is_dense=number == 0))
             log.append(entries.completed(number, evaluation, attempt=1))
         elif choice < 80 and waiting:
-            number = waiting.pop(draw(st.integers(0, len(waiting) - 1)))
-            ends = [
-                entries.failed(number, CRASH, attempt=2),
-                entries.infeasible(number, Evaluation({"macs": Measurement(9.0)})),
-                Entry(EventKind.STOPPED, number, body={"reason": "cut"}),
-            ]
-            # A search without its dense network measured nothing else.
-            log.append(draw(st.sampled_from(ends)) if number else ends[0])
+            log.append(draw(_ends(waiting.pop(draw(st.integers(0, len(waiting) - 1))))))
         elif choice < 84 and waiting:
             log.append(entries.retried(draw(st.sampled_from(waiting)), CRASH, attempt=1))
         elif choice < 92 and completed:
@@ -154,6 +147,17 @@ def logs(draw: st.DrawFn) -> list[Event]:
             log.append(entries.opened())
         times.append(now)
     return logged(log, times)
+
+
+def _ends(number: int) -> st.SearchStrategy[Entry]:
+    """Return the ends of a trial that is not completed."""
+    ends = [
+        entries.failed(number, CRASH, attempt=2),
+        entries.infeasible(number, Evaluation({"macs": Measurement(9.0)})),
+        Entry(EventKind.STOPPED, number, body={"reason": "cut"}),
+    ]
+    # A search without its dense network measured nothing else.
+    return st.sampled_from(ends if number else ends[:1])
 
 
 def thousands(count: int) -> Iterator[Entry]:

@@ -66,11 +66,8 @@ def search(
             detach=detach,
         )
     except KeyboardInterrupt:
-        typer.echo(
-            f"interrupted; finished trials are kept: autoprune search {job} --run {directory} "
-            "--resume goes on",
-            err=True,
-        )
+        again = f"autoprune search {job} --run {directory} --resume goes on"
+        typer.echo(f"interrupted; finished trials are kept: {again}", err=True)
         raise typer.Exit(130) from None
     if detach:
         typer.echo(f"the search goes on without this terminal; see: autoprune front {directory}")

@@ -68,6 +68,25 @@ def test_without_openvino_it_says_what_to_install(
         OpenVino().export(digits, tmp_path / "a.xml")
 
 
+@pytest.mark.parametrize(
+    "forged",
+    [
+        'shape="1073741824, 64" offset="0" size="274877906944"',
+        'shape="1073741824, 64" offset="0" size="576"',
+        'shape="16, 1, 3, 3" offset="99999999999" size="576"',
+    ],
+)
+def test_tensors_larger_than_their_file_are_refused(
+    digits: Candidate, tmp_path: Path, forged: str
+) -> None:
+    path = OpenVino().export(digits, tmp_path / "a.xml").path
+    first = 'shape="16, 1, 3, 3" offset="0" size="576"'
+    assert first in path.read_text()
+    path.write_text(path.read_text().replace(first, forged))
+    with pytest.raises(ExportError, match="cannot read"):
+        OpenVino().opened(path)
+
+
 def test_outputs_do_not_depend_on_the_batch(digits: Candidate, tmp_path: Path) -> None:
     OpenVino().export(digits, tmp_path / "a.xml")
     run = OpenVino().opened(tmp_path / "a.xml")

@@ -271,10 +271,12 @@ def test_without_the_extra_it_is_named(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("to", ["csv", "json", "parquet", "card"])
-def test_the_command_line_loads_no_torch(to: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("to", "name"), [("csv", "a"), ("json", "a"), ("parquet", "a"), ("card", "a.md")]
+)
+def test_the_command_line_loads_no_torch(to: str, name: str, tmp_path: Path) -> None:
     stored(tmp_path, job(), log(5))
-    out = tmp_path / "exported"
+    out = tmp_path / name
     look = (
         "import json, sys\n"
         "from typer.testing import CliRunner\n"

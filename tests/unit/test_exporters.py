@@ -141,6 +141,19 @@ def test_tensors_larger_than_their_file_are_refused(pruned: Candidate, tmp_path:
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("rows", [1 << 36, 1 << 62, -5])
+def test_onnx_tensors_larger_than_their_file_are_refused(
+    pruned: Candidate, tmp_path: Path, rows: int
+) -> None:
+    Onnx().export(pruned, tmp_path / "a.onnx")
+    model = onnx.load(tmp_path / "a.onnx")
+    model.graph.initializer[0].dims[0] = rows
+    onnx.save_model(model, str(tmp_path / "forged.onnx"))
+    with pytest.raises(ExportError, match="cannot read"):
+        Onnx().opened(tmp_path / "forged.onnx")
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_tensors_outside_of_the_file_are_not_read(pruned: Candidate, tmp_path: Path) -> None:
     Onnx().export(pruned, tmp_path / "a.onnx")
     model = onnx.load(tmp_path / "a.onnx")
