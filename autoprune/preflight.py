@@ -7,14 +7,17 @@ reachable costs are computed, and the constraints on them are checked. Nothing i
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from autoprune import plugins
+from autoprune.contracts.criterion import LACKING, Criterion
 from autoprune.contracts.executor import EvaluatorSpec, WorkItem
 from autoprune.contracts.objective import Subject
+from autoprune.data.dataset import Dataset
 from autoprune.errors import InputError, ModelError
 from autoprune.evaluation.inference import BATCH, best_device, fastest_dtype
 from autoprune.evaluation.material import load_dataset, load_model, packed
@@ -23,7 +26,6 @@ from autoprune.evaluation.teachers import check_teacher
 from autoprune.evaluation.workbench import fingerprint, to_layout
 from autoprune.fidelity import policy_at
 from autoprune.graph.cost import Costs
-from autoprune.graph.group import GroupTable
 from autoprune.graph.network import NetworkGraph
 from autoprune.job.spec import Job, PluginSpec
 from autoprune.metrics import metrics_of
@@ -32,10 +34,10 @@ from autoprune.policy import Policy
 from autoprune.reachability import Reach, reaches
 from autoprune.rebuild import shrunk
 from autoprune.runtimes.catalog import create
+from autoprune.scoring.evidence import Evidence, Samples
+from autoprune.scoring.table import ScoreTable, score_groups
 from autoprune.space import Choice, Float, SearchSpace, Value
 from autoprune.surgery.examination import examine
-from autoprune.surgery.plan import Scores
-from autoprune.surgery.scores import score_groups
 from autoprune.tracing.example import logits_of
 
 _PROOF_SAMPLES = 2
@@ -45,7 +47,8 @@ _PROOF_SAMPLES = 2
 class Preflight:
     """What is known before a search: the preparation, the space, and what it can reach.
 
-    `target_remarks` say what of the fewest bits the target of a deployment runs otherwise.
+    `scoring_remarks` say of which groups a criterion tells nothing, and `target_remarks` what of
+    the fewest bits the target of a deployment runs otherwise.
     """
 
     job: Job
@@ -54,6 +57,7 @@ class Preflight:
     dense: Costs
     lowest: Costs
     reaches: tuple[Reach, ...]
+    scoring_remarks: tuple[str, ...] = ()
     target_remarks: tuple[str, ...] = ()
 
 
@@ -75,21 +79,22 @@ def preflight(job: Job) -> Preflight:
     sample = dataset.normalise(dataset.train.inputs[:BATCH].to(device))
     graph = examine(model, sample[:_PROOF_SAMPLES]).graph
     _check_classes(model, sample[:_PROOF_SAMPLES], dataset.num_classes)
+    tables = _scored(job, Evidence(model, graph.groups, _samples(job, dataset, device)))
     preparation = Preparation(
         graph,
         fastest_dtype(model, sample),
         dataset.num_classes,
         fingerprint(model),
-        _scores(job, model, graph.groups),
+        {name: table.scores for name, table in tables.items()},
         _multiple(job, Subject(graph.costs.costs(Policy()), network=model, example=sample)),
     )
     check_teacher(job, dataset, model)
     space = space_of(job, preparation)
     dense, lowest = graph.costs.costs(Policy()), _lowest(space, preparation)
-    remarks = _target_remarks(job, graph, lowest, model)
+    remarks = _scoring_remarks(tables), _target_remarks(job, graph, lowest, model)
     spec = evaluator_spec(job, preparation)
     ends = reaches(job, graph.costs, lowest, lambda: spec.build(material=packed(dataset, model)))
-    return Preflight(job, preparation, space, dense, graph.costs.costs(lowest), ends, remarks)
+    return Preflight(job, preparation, space, dense, graph.costs.costs(lowest), ends, *remarks)
 
 
 def _target_remarks(
@@ -117,12 +122,44 @@ def criteria_of(job: Job) -> tuple[str, ...]:
     return (named,) if isinstance(named, str) else tuple(named)
 
 
-def _scores(job: Job, model: torch.nn.Module, groups: GroupTable) -> dict[str, Scores]:
-    found: dict[str, Scores] = {}
+def _samples(job: Job, dataset: Dataset, device: torch.device) -> Samples:
+    """Return the training images that criteria look at."""
+    part = dataset.train
+    inputs = dataset.normalise(part.inputs[: job.scoring.images].to(device))
+    return Samples(inputs, part.labels[: job.scoring.images].to(device))
+
+
+def _scored(job: Job, evidence: Evidence) -> dict[str, ScoreTable]:
+    """Return the scores by every criterion that the job's policies may carry.
+
+    Raises `InputError` for one that needs what this network or its data do not have.
+    """
+    found: dict[str, ScoreTable] = {}
     for name in criteria_of(job):
-        criterion = plugins.create("criterion", PluginSpec(name=name), seed=job.seed)
-        found[name] = score_groups(model, groups, criterion)
+        criterion: Criterion = plugins.create("criterion", PluginSpec(name=name), seed=job.seed)
+        missing = criterion.needs - evidence.has
+        if missing:
+            fitting = (x for x in plugins.names("criterion") if _fits(x, evidence))
+            raise InputError(
+                f"criterion {name!r} cannot judge this network: {LACKING[min(missing)]}; "
+                f"criteria that can: {', '.join(fitting)}"
+            )
+        found[name] = score_groups(criterion, evidence)
     return found
+
+
+def _fits(name: str, evidence: Evidence) -> bool:
+    criterion: type[Criterion] = plugins.load("criterion", name)
+    return criterion.needs <= evidence.has
+
+
+def _scoring_remarks(tables: Mapping[str, ScoreTable]) -> tuple[str, ...]:
+    """Return what a user should know of groups that a criterion tells nothing of."""
+    return tuple(
+        f"{name} tells nothing of {', '.join(table.fallen_back)}: ranked by the L1 norm there"
+        for name, table in tables.items()
+        if table.fallen_back
+    )
 
 
 def _multiple(job: Job, dense: Subject) -> int:

@@ -24,13 +24,13 @@ import torch_pruning as tp
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from autoprune.criteria.l1 import L1
 from autoprune.models.cifar_resnet import CifarResNet
 from autoprune.policy import Policy
+from autoprune.scoring.evidence import Evidence
+from autoprune.scoring.table import plan_by
 from autoprune.surgery.plan import Plan
 from autoprune.surgery.proof import prove
 from autoprune.surgery.reconstruct import Moments, reconstruct
-from autoprune.surgery.scores import score_groups
 from autoprune.tracing.discovery import discover
 from autoprune.vision import ensure_torchvision
 
@@ -56,7 +56,7 @@ def compare(name: str, model: nn.Module, example: Tensor) -> dict[str, Any]:
     discovered = time.perf_counter() - start
     groups = prove(model, graph.groups, example).groups
     proven = time.perf_counter() - start - discovered
-    plan = Plan(model, groups, {"l1": score_groups(model, groups, L1())})
+    plan = plan_by("l1", Evidence(model, groups))
     inner_only = name == "resnet56"
     chosen = [x.name for x in groups.prunable if not inner_only or x.name.endswith("conv1")]
     chosen = [each for each in chosen if not inner_only or "." in each]

@@ -20,15 +20,14 @@ import torch
 
 from autoprune import plugins
 from autoprune.contracts.exporter import Candidate, Cut, Exporter, NetworkExporter, PolicyExporter
-from autoprune.criteria.l1 import L1
 from autoprune.errors import ExportError
 from autoprune.job.spec import ModelSpec, PluginSpec
 from autoprune.models.catalog import build_model
 from autoprune.policy import LayerDecision, Policy
 from autoprune.quantization.quantise import quantise
+from autoprune.scoring.evidence import Evidence
+from autoprune.scoring.table import plan_by
 from autoprune.surgery.folding import fold
-from autoprune.surgery.plan import Plan
-from autoprune.surgery.scores import score_groups
 from autoprune.tracing.discovery import discover
 
 _IMAGES, _SIDE = 16, 224
@@ -42,7 +41,7 @@ def candidates() -> tuple[Candidate, Candidate]:
     graph = discover(model, example[:2])
     ratios = {each.name: 0.5 for each in graph.groups.prunable}
     policy = graph.groups.canonical(Policy.from_keep_ratios(ratios))
-    plan = Plan(model, graph.groups, {"l1": score_groups(model, graph.groups, L1())})
+    plan = plan_by("l1", Evidence(model, graph.groups))
     network = plan.carve(policy).eval()
     facts = {
         "job": "benchmark",

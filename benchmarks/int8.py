@@ -23,7 +23,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autoprune.criteria.l1 import L1
 from autoprune.data.cifar10 import Cifar10
 from autoprune.data.dataset import Dataset
 from autoprune.evaluation.repair import recalibrate
@@ -36,10 +35,10 @@ from autoprune.quantization.quantise import quantise
 from autoprune.runtimes import timing
 from autoprune.runtimes.catalog import create
 from autoprune.runtimes.runtime import Runner, Runtime
+from autoprune.scoring.evidence import Evidence
+from autoprune.scoring.table import plan_by
 from autoprune.surgery.examination import examine
 from autoprune.surgery.folding import fold
-from autoprune.surgery.plan import Plan
-from autoprune.surgery.scores import score_groups
 from benchmarks.recorded import CHECKPOINTS, DATA
 
 _BATCH = 50
@@ -72,7 +71,7 @@ def networks(depth: int, given: Images) -> dict[str, tuple[nn.Module, nn.Module]
     spec = ModelSpec(name=f"cifar_{name}", checkpoint=weights)
     dense = to_layout(build_model(spec, 10, (3, 32, 32)), torch.device("cpu"))
     graph = examine(dense, given.train[:2]).graph
-    plan = Plan(dense, graph.groups, {"l1": score_groups(dense, graph.groups, L1())})
+    plan = plan_by("l1", Evidence(dense, graph.groups))
     found = {}
     for name, multiple in _WIDTHS.items():
         network = dense

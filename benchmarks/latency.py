@@ -39,9 +39,10 @@ from autoprune.objectives.latency import Backend, Latency
 from autoprune.policy import Policy
 from autoprune.runtimes.catalog import create
 from autoprune.runtimes.multiple import preferred_multiple
+from autoprune.scoring.evidence import Evidence
+from autoprune.scoring.table import score_groups
 from autoprune.surgery.examination import examine
 from autoprune.surgery.plan import Plan
-from autoprune.surgery.scores import score_groups
 from autoprune.trial import Evaluation, Measurement, Trial, TrialState
 
 _LOST, _MS, _MACS = (Goal(name, "", "min") for name in ("lost", "latency_ms", "macs"))
@@ -87,7 +88,7 @@ def _prepared(depth: int) -> tuple[torch.nn.Module, NetworkGraph, Any]:
     spec = ModelSpec(name=f"cifar_resnet{depth}", checkpoint=weights)
     network = to_layout(build_model(spec, 10, (3, 32, 32)), torch.device("cpu"))
     graph = examine(network, torch.randn(2, 3, 32, 32)).graph
-    return network, graph, score_groups(network, graph.groups, L1())
+    return network, graph, score_groups(L1(), Evidence(network, graph.groups)).scores
 
 
 def drawn(graph: NetworkGraph, count: int) -> list[Policy]:

@@ -11,14 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.contracts.exporter import Candidate, Cut
-from autoprune.criteria.l1 import L1
 from autoprune.graph.group import GroupTable
 from autoprune.job.spec import ModelSpec
 from autoprune.models.catalog import build_model
 from autoprune.policy import Policy
-from autoprune.surgery.plan import Plan
+from autoprune.scoring.evidence import Evidence
+from autoprune.scoring.table import plan_by
 from autoprune.surgery.proof import prove
-from autoprune.surgery.scores import score_groups
 from autoprune.testing import NetworkExporterContract
 from autoprune.tracing.discovery import discover
 from tests.zoo import entry
@@ -46,7 +45,7 @@ def pruned(family: str, keep_ratio: float = 0.6, *, dropped: int = 0) -> Candida
     ratios = {group.name: keep_ratio for group in groups.prunable}
     blocks = frozenset(block.name for block in groups.droppable[:dropped])
     policy = groups.canonical(replace(Policy.from_keep_ratios(ratios), dropped=blocks))
-    plan = Plan(model, groups, {"l1": score_groups(model, groups, L1())})
+    plan = plan_by("l1", Evidence(model, groups))
     said = provenance(spec, groups, policy, tuple(example.shape[1:]), classes)
     said["kept"] = groups.placed(plan.kept_units(policy))
     cut = Cut(model, groups, policy, plan.kept_entries(policy))

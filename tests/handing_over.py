@@ -15,12 +15,11 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from autoprune.contracts.exporter import Candidate, Cut
-from autoprune.criteria.l1 import L1
 from autoprune.policy import LayerDecision, Policy
+from autoprune.scoring.evidence import Evidence
+from autoprune.scoring.table import plan_by
 from autoprune.seal import seal
-from autoprune.surgery.plan import Plan
 from autoprune.surgery.proof import prove
-from autoprune.surgery.scores import score_groups
 from autoprune.tracing.discovery import discover
 from tests import exporting
 
@@ -41,7 +40,7 @@ def recut(candidate: Candidate, policy: Policy) -> Candidate:
     """Return a candidate of the same dense network by another policy."""
     cut = candidate.cut
     assert cut is not None
-    plan = Plan(cut.dense, cut.groups, {"l1": score_groups(cut.dense, cut.groups, L1())})
+    plan = plan_by("l1", Evidence(cut.dense, cut.groups))
     policy = cut.groups.canonical(policy)
     new = Cut(cut.dense, cut.groups, policy, plan.kept_entries(policy))
     return replace(candidate, network=plan.carve(policy).eval(), cut=new)

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autoprune.criteria.l1 import L1
 from autoprune.policy import Policy
+from autoprune.scoring.evidence import Evidence
+from autoprune.scoring.table import plan_by
 from autoprune.surgery.plan import Plan
 from autoprune.surgery.proof import prove
 from autoprune.surgery.reconstruct import Moments, reconstruct
-from autoprune.surgery.scores import score_groups
 from autoprune.tracing.discovery import discover
 
 ALL_POSITIONS = 10_000
@@ -96,7 +96,7 @@ def images(count: int, seed: int = 3) -> Tensor:
 
 def plan_of(network: nn.Module, example: Tensor) -> Plan:
     groups = prove(network, discover(network, example).groups, example).groups
-    return Plan(network, groups, {"l1": score_groups(network, groups, L1())})
+    return plan_by("l1", Evidence(network, groups))
 
 
 def halves(plan: Plan) -> Policy:

@@ -180,6 +180,8 @@ def print_inspection(body: Mapping[str, Any], found: Preflight) -> None:
     for layer in found.preparation.graph.groups.layers:
         if layer.reason:
             _console.print(f"layer {layer.name} stays at 32 bits: {layer.reason}")
+    for remark in found.scoring_remarks:
+        _console.print(f"criterion {remark}")
     for remark in found.target_remarks:
         _console.print(f"{found.job.quantization.target}: {remark}")
     if found.job.space.options.get("round_to") == "auto":

@@ -189,6 +189,12 @@ class QuantizationSpec(_Section):
     images: int = Field(default=256, ge=1)
 
 
+class ScoringSpec(_Section):
+    """On how many training images criteria judge units that look at more than weights."""
+
+    images: int = Field(default=256, ge=1)
+
+
 class BaselineSpec(_Section):
     """Which searchers serve as yardsticks, and how many trials each may spend."""
 
@@ -259,6 +265,7 @@ class Job(_Section):
     baselines: BaselineSpec = BaselineSpec()
     rungs: tuple[RungSpec, ...] = Field(default=(RungSpec(),), min_length=1)
     quantization: QuantizationSpec = QuantizationSpec()
+    scoring: ScoringSpec = ScoringSpec()
     promote_one_in: int = Field(default=4, ge=2)
     budget: BudgetSpec = BudgetSpec()
     resources: ResourceSpec = ResourceSpec()

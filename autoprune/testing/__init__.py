@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .criterion import CriterionContract
+    from .criterion import CriterionContract, WeightCriterionContract
     from .data import DataSourceContract
     from .executor import ExecutorContract
     from .exporter import ExporterContract, NetworkExporterContract
@@ -33,6 +33,7 @@ __all__ = [
     "SearcherContract",
     "SpaceContract",
     "StoreContract",
+    "WeightCriterionContract",
 ]
 
 _HOMES = {
@@ -47,6 +48,7 @@ _HOMES = {
     "SearcherContract": "searcher",
     "SpaceContract": "space",
     "StoreContract": "store",
+    "WeightCriterionContract": "criterion",
 }
 
 

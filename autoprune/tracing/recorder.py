@@ -60,7 +60,7 @@ def record(model: nn.Module, example: Example, *, couples: bool = False) -> tupl
         stack.enter_context(torch.no_grad())
         # Fused kernels hide what they do: attention and encoder layers run step by step.
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        stack.enter_context(_without_fast_path())
+        stack.enter_context(without_fast_path())
         stack.enter_context(_hooks(model, recorder))
         stack.enter_context(recorder)
         outputs = call(model, example)
@@ -166,7 +166,8 @@ def _decomposition(func: Any) -> Callable[..., Any] | None:
 
 
 @contextmanager
-def _without_fast_path() -> Iterator[None]:
+def without_fast_path() -> Iterator[None]:
+    """Let attention run step by step."""
     enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

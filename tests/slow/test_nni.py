@@ -10,13 +10,12 @@ import pytest
 import torch
 
 from autoprune.contracts.exporter import Candidate, Cut
-from autoprune.criteria.l1 import L1
 from autoprune.exporters.nni_exporter import Nni
 from autoprune.models import cifar_resnet, digits_cnn
 from autoprune.policy import Policy
-from autoprune.surgery.plan import Plan
+from autoprune.scoring.evidence import Evidence
+from autoprune.scoring.table import plan_by
 from autoprune.surgery.proof import prove
-from autoprune.surgery.scores import score_groups
 from autoprune.tracing.discovery import discover
 from tests.environments import interpreter, run
 from tests.handing_over import channels_only
@@ -86,7 +85,7 @@ def test_layers_of_every_known_kind_come_out_right(python: Path, tmp_path: Path)
     example = torch.randn(4, 3, 8)
     groups = prove(model, discover(model, example).groups, example).groups
     assert {each.name for each in groups.prunable} >= {"left", "right", "mix", "hidden"}
-    plan = Plan(model, groups, {"l1": score_groups(model, groups, L1())})
+    plan = plan_by("l1", Evidence(model, groups))
     ratios = {each.name: 0.3 + 0.1 * place for place, each in enumerate(groups.prunable)}
     policy = groups.canonical(Policy.from_keep_ratios(ratios))
     cut = Cut(model, groups, policy, plan.kept_entries(policy))

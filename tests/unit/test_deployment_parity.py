@@ -13,9 +13,10 @@ from autoprune.models.catalog import build_model
 from autoprune.policy import LayerDecision, Policy
 from autoprune.runtimes.catalog import create
 from autoprune.runtimes.processor import saturates
+from autoprune.scoring.evidence import Evidence
+from autoprune.scoring.table import score_groups
 from autoprune.surgery.folding import fold
 from autoprune.surgery.plan import Plan
-from autoprune.surgery.scores import score_groups
 from autoprune.tracing.discovery import discover
 from tests.quantised import every, quantised
 from tests.unit.test_models_cifar_resnet import CHECKPOINTS, IMAGES, needs
@@ -46,7 +47,11 @@ def candidate(keep_ratio: float, train: Tensor) -> nn.Module:
     graph = discover(network, train[:2])
     if keep_ratio < 1.0:
         inner = {x.name: keep_ratio for x in graph.groups.prunable if ".conv1" in x.name}
-        plan = Plan(network, graph.groups, {"l1": score_groups(network, graph.groups, L1())})
+        plan = Plan(
+            network,
+            graph.groups,
+            {"l1": score_groups(L1(), Evidence(network, graph.groups)).scores},
+        )
         network = plan.carve(graph.groups.canonical(Policy.from_keep_ratios(inner)))
         for each in network.modules():
             if isinstance(each, nn.BatchNorm2d):

@@ -8,17 +8,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autoprune.criteria.l1 import L1
 from autoprune.errors import PolicyError
 from autoprune.evaluation.preparation import Preparation
 from autoprune.graph.network import NetworkGraph
 from autoprune.models.cifar_resnet import CifarResNet
 from autoprune.policy import Policy
 from autoprune.preflight import _lowest
+from autoprune.scoring.evidence import Evidence
+from autoprune.scoring.table import plan_by
 from autoprune.surgery.folding import fold
 from autoprune.surgery.plan import Plan
 from autoprune.surgery.proof import prove
-from autoprune.surgery.scores import score_groups
 from autoprune.tracing import flow
 from autoprune.tracing.discovery import discover
 from search_spaces.layerwise import Layerwise
@@ -69,7 +69,7 @@ def planned(network: nn.Module) -> tuple[Plan, NetworkGraph]:
     network.eval().requires_grad_(False)
     graph = discover(network, IMAGES)
     graph = graph.with_groups(prove(network, graph.groups, IMAGES).groups)
-    return Plan(network, graph.groups, {"l1": score_groups(network, graph.groups, L1())}), graph
+    return plan_by("l1", Evidence(network, graph.groups)), graph
 
 
 def resnet() -> nn.Module:

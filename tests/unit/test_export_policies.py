@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.contracts.exporter import Candidate, Cut, Exporter, PolicyExporter
-from autoprune.criteria.l1 import L1
 from autoprune.errors import ExportError
 from autoprune.exporters import torch_pruning_exporter
 from autoprune.exporters._channels import ratio_for
@@ -29,10 +28,10 @@ from autoprune.exporters.torch_pruning_exporter import TorchPruning, removed_by_
 from autoprune.graph.group import GroupTable, Slice
 from autoprune.plugins import load
 from autoprune.policy import LayerDecision, Policy
+from autoprune.scoring.evidence import Evidence
+from autoprune.scoring.table import plan_by
 from autoprune.seal import open_seal
-from autoprune.surgery.plan import Plan
 from autoprune.surgery.proof import prove
-from autoprune.surgery.scores import score_groups
 from autoprune.testing import ExporterContract
 from autoprune.tracing.discovery import discover
 from tests import exporting
@@ -312,7 +311,7 @@ def remembering(*, is_used: bool) -> Candidate:
         group = group.with_slices([*group.slices, size])
         groups = GroupTable([group, *(x for x in groups if x.name != "first")], (), groups.layers)
     assert any(each.role == "size" for each in group.slices)
-    plan = Plan(model, groups, {"l1": score_groups(model, groups, L1())})
+    plan = plan_by("l1", Evidence(model, groups))
     policy = groups.canonical(Policy.from_keep_ratios({"first": 0.5}))
     cut = Cut(model, groups, policy, plan.kept_entries(policy))
     return Candidate(plan.carve(policy).eval(), example, cut=cut)

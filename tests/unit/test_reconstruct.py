@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from autoprune.criteria.l1 import L1
 from autoprune.policy import Policy
+from autoprune.scoring.evidence import Evidence
+from autoprune.scoring.table import plan_by, score_groups
 from autoprune.surgery.plan import Plan
 from autoprune.surgery.reconstruct import LayerMoments, Moments, reconstruct
-from autoprune.surgery.scores import score_groups
 from autoprune.tracing.recorder import evaluation_mode
 from tests.networks import ALL, Chain, Concat, Depthwise, Residual, built
 from tests.reconstruction import (
@@ -359,7 +360,7 @@ def test_mode_layout_dtype_and_gradients_survive(dtype: torch.dtype) -> None:
     for parameter in network.parameters():
         if parameter.dim() == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-    plan = Plan(network, plan.groups, {"l1": score_groups(network, plan.groups, L1())})
+    plan = plan_by("l1", Evidence(network, plan.groups))
     moments = Moments.gather(network, plan.groups, [images(8).to(dtype)])
     new = plan.carve(halves(plan))
     parameters = dict(new.named_parameters())
@@ -387,7 +388,7 @@ def test_cuda_agrees_with_the_cpu(kind: type[nn.Module]) -> None:
     plan = plan_of(network, x)
     twin = copy.deepcopy(network).cuda()
     expected = reconstructed(plan, halves(plan), Moments.gather(network, plan.groups, [images(64)]))
-    scores = {"l1": score_groups(network, plan.groups, L1())}
+    scores = {"l1": score_groups(L1(), Evidence(network, plan.groups)).scores}
     moments = Moments.gather(twin, plan.groups, [images(64).cuda()])
     assert all(each.gram.is_cuda for each in moments.layers.values())
     found = reconstructed(Plan(twin, plan.groups, scores), halves(plan), moments)

@@ -13,9 +13,10 @@ from autoprune.criteria.l1 import L1
 from autoprune.errors import PolicyError
 from autoprune.graph.group import GroupTable, PrunableGroup
 from autoprune.policy import Policy
+from autoprune.scoring.evidence import Evidence
+from autoprune.scoring.table import plan_by, score_groups
 from autoprune.surgery.plan import Plan
 from autoprune.surgery.proof import prove
-from autoprune.surgery.scores import score_groups
 from autoprune.tracing.discovery import discover
 from tests.networks import ALL, Chain, Concat, Depthwise, Residual, built
 
@@ -23,7 +24,11 @@ from tests.networks import ALL, Chain, Concat, Depthwise, Residual, built
 def planned(kind: type[nn.Module]) -> tuple[Plan, nn.Module, Tensor]:
     network, example = built(kind)
     groups = prove(network, discover(network, example).groups, example).groups
-    return Plan(network, groups, {"l1": score_groups(network, groups, L1())}), network, example
+    return (
+        plan_by("l1", Evidence(network, groups)),
+        network,
+        example,
+    )
 
 
 def random_policies(groups: GroupTable, count: int) -> list[Policy]:
@@ -200,10 +205,8 @@ def test_a_weight_normed_layer_is_pruned() -> None:
     example = torch.randn(2, 6)
     groups = prove(network, discover(network, example).groups, example).groups
     assert [group.name for group in groups.prunable] == ["0", "1"]
-    assert set(score_groups(network, groups, L1())) == {"0", "1"}
-    carved = Plan(network, groups, {"l1": score_groups(network, groups, L1())}).carve(
-        Policy.from_keep_ratios({"0": 0.6})
-    )
+    assert set(score_groups(L1(), Evidence(network, groups)).scores) == {"0", "1"}
+    carved = plan_by("l1", Evidence(network, groups)).carve(Policy.from_keep_ratios({"0": 0.6}))
     assert carved[0].weight.shape == (3, 6)
 
 
@@ -236,7 +239,7 @@ def test_mode_layout_dtype_and_gradients_survive() -> None:
     for parameter in network.parameters():
         if parameter.dim() == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-    plan = Plan(network, plan.groups, {"l1": score_groups(network, plan.groups, L1())})
+    plan = plan_by("l1", Evidence(network, plan.groups))
     carved = plan.carve(Policy.from_keep_ratios({"stem": 0.5, "one": 0.6}))
     weight = carved.get_submodule("one").get_parameter("weight")
     assert weight.shape == (3, 4, 3, 3)
@@ -301,7 +304,7 @@ def test_what_a_network_keeps_in_evaluation_is_not_carved_along() -> None:
     network(example)  # fills what is kept
     groups = prove(network, discover(network, example).groups, example).groups
     assert groups["qkv:heads"].reason is None
-    plan = Plan(network, groups, {"l1": score_groups(network, groups, L1())})
+    plan = plan_by("l1", Evidence(network, groups))
     policy = Policy.from_keep_ratios({"qkv:heads": 0.5})
     torch.testing.assert_close(plan.carve(policy)(example), plan.mask(policy)(example))
 

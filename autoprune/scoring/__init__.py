@@ -1,0 +1,1 @@
+"""What units are worth: evidence about a dense network, gathered once, and tables of scores."""
