@@ -26,9 +26,11 @@ from autoprune.front import Front
 from autoprune.graph.network import NetworkGraph
 from autoprune.job.constraint import Constraint
 from autoprune.job.spec import Job
+from autoprune.job_space import space_of
 from autoprune.metrics import goals_of, metrics_of, referenced
 from autoprune.pick import Pick
 from autoprune.policy import Policy
+from autoprune.space import SearchSpace
 from autoprune.trial import Trial, TrialState, shown
 from autoprune.trial_json import dominators, trial_details, trial_row
 
@@ -66,6 +68,11 @@ class RunView(ABC):
     def graph(self) -> NetworkGraph:
         """Groups and costs of the network."""
         return NetworkGraph.from_json(self.preparation["graph"])
+
+    @cached_property
+    def space(self) -> SearchSpace:
+        """What was searched."""
+        return space_of(self.job, self.graph.groups, self.preparation["multiple"])
 
     @cached_property
     def goals(self) -> tuple[Goal, ...]:

@@ -96,7 +96,7 @@ def stored(
 ) -> Run:
     """Return the run as it is read back from a store."""
     body = Job.model_validate(spec).to_json()
-    preparation = {"graph": graph.to_json(), "num_classes": 10}
+    preparation = {"graph": graph.to_json(), "num_classes": 10, "multiple": 1}
     with SqlStore(directory / STORE_NAME) as store:
         store.create_job("digits", {"job": body, "preparation": preparation})
         store.append("digits", made)

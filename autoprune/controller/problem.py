@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from autoprune.contracts.searcher import SearchProblem
-from autoprune.evaluation.preparation import Preparation, space_of
+from autoprune.evaluation.preparation import Preparation
 from autoprune.job.spec import Job
+from autoprune.job_space import space_of
 from autoprune.metrics import goals_of
 from autoprune.preflight import criteria_of
 
@@ -17,7 +18,7 @@ def problem_of(job: Job, preparation: Preparation) -> SearchProblem:
     """
     graph = preparation.graph
     return SearchProblem(
-        space_of(job, preparation),
+        space_of(job, preparation.graph.groups, preparation.multiple),
         goals_of(job),
         graph.groups,
         graph.costs,

@@ -24,11 +24,11 @@ from autoprune.contracts.training import TrainingItem, TrainingProgress
 from autoprune.data.augmentation import augmented
 from autoprune.errors import NonFiniteError
 from autoprune.evaluation.distillation import distilled
-from autoprune.evaluation.preparation import space_of
 from autoprune.evaluation.pruning_net import GeneratorKind, PruningNet
 from autoprune.evaluation.weights import load_tensors, save_tensors
 from autoprune.evaluation.workbench import Workbench
 from autoprune.job.spec import DistillSpec
+from autoprune.job_space import space_of
 from autoprune.policy import Policy
 from autoprune.space import Choice, Integer, SearchSpace, Value
 from autoprune.surgery.plan import Plan
@@ -71,7 +71,7 @@ def train_slice(bench: Workbench, item: TrainingItem, files: Path) -> TrainingPr
     for name, parameter in net.named_parameters():
         if name in momenta:
             optimizer.state[parameter]["momentum_buffer"] = momenta[name].to(bench.device)
-    space = space_of(bench.job, bench.preparation)
+    space = space_of(bench.job, bench.preparation.graph.groups, bench.preparation.multiple)
     losses = []
     end = min(done + options.slice_steps, total)
     cuda = [bench.device] if bench.device.type == "cuda" else []

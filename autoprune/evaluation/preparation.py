@@ -9,10 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from autoprune import plugins
 from autoprune.graph.network import NetworkGraph
-from autoprune.job.spec import Job
-from autoprune.space import SearchSpace
 from autoprune.surgery.plan import Scores
 
 
@@ -60,18 +57,3 @@ class Preparation:
             },
             body["multiple"],
         )
-
-
-def is_automatic(job: Job) -> bool:
-    """Say whether the job's space rounds to what the device likes best."""
-    return job.space.options.get("round_to") == "auto"
-
-
-def space_of(job: Job, preparation: Preparation) -> SearchSpace:
-    """Return the job's space over the groups found; raises `InputError` where it has none."""
-    options = dict(job.space.options)
-    if is_automatic(job):
-        options["round_to"] = preparation.multiple
-    spec = job.space.model_copy(update={"options": options})
-    space: SearchSpace = plugins.create("space", spec, preparation.graph.groups)
-    return space

@@ -19,6 +19,7 @@ from plotly.offline import get_plotlyjs
 from autoprune.contracts.objective import Goal
 from autoprune.numbers import readable
 from autoprune.report import figures
+from autoprune.report.importance import importances, rows_of
 from autoprune.report.remarks import by_group, deployed, forecasts, is_deployed, remarks
 from autoprune.report.summary import interval, summarise
 from autoprune.run import Run
@@ -81,6 +82,7 @@ def render(run: Run) -> str:
         groups=by_group(run, run.front().knee()) if members else [],
         rungs=_rungs(run),
         searchers=searchers,
+        importance=rows_of(importances(run)),
         largest=max((row.hypervolume or 0.0 for row in searchers), default=0.0) or 1.0,
         frozen=[group for group in run.graph.groups if group.is_frozen],
         prunable=len(run.graph.groups.prunable),
