@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -22,7 +23,10 @@ from torch.overrides import TorchFunctionMode
 from autoprune.tracing.recorder import evaluation_mode, without_fast_path
 
 See = Callable[[str, Tensor], Tensor | None]
-"""Takes a kernel's name and what it reads; may return a tensor that is read instead."""
+"""Takes a kernel's name and what it reads; may return a tensor that is read instead.
+
+What kernels of `nn.MultiheadAttention` read is shown as (samples, tokens, channels).
+"""
 
 _READERS = frozenset(
     {functional.linear, functional.conv1d, functional.conv2d, functional.conv3d}
@@ -32,7 +36,10 @@ _READERS = frozenset(
 
 @contextmanager
 def watching(model: nn.Module, kernels: Collection[str], see: See) -> Iterator[None]:
-    """Show `see` what each of these kernels reads, in eval mode; convolutions in one group."""
+    """Show `see` all that each of these kernels reads, in eval mode.
+
+    Of a convolution in groups that is what all of its groups read, channel by channel.
+    """
     names = {
         id(each): name
         for name, each in model.named_parameters(remove_duplicate=False)
@@ -62,19 +69,29 @@ class _Watch(TorchFunctionMode):
         named = dict(kwargs or {})
         if func is functional.multi_head_attention_forward:
             # It calls `linear` itself, where no mode is asked any more.
-            with patch.object(functional, "linear", self._linear):
+            query = args[0] if args else named["query"]
+            samples = query.shape[1] if query.dim() > 2 else 1
+            with patch.object(functional, "linear", partial(self._in_attention, samples)):
                 return func(*args, **named)
         if func in _READERS:
             return self._read(func, args, named)
         return func(*args, **named)
 
-    def _linear(self, *args: Any, **named: Any) -> Tensor:
-        return self._read(torch._C._nn.linear, args, named)
+    def _in_attention(self, samples: int, *args: Any, **named: Any) -> Tensor:
+        # There tokens come first, and are laid out in a row for the last kernel.
+        def see(name: str, inputs: Tensor) -> Tensor | None:
+            shown = inputs.reshape(-1, samples, inputs.shape[-1]).transpose(0, 1)
+            told = self._see(name, shown)
+            return None if told is None else told.transpose(0, 1).reshape(inputs.shape)
 
-    def _read(self, func: Any, args: tuple[Any, ...], named: dict[str, Any]) -> Tensor:
+        return self._read(torch._C._nn.linear, args, named, see)
+
+    def _read(
+        self, func: Any, args: tuple[Any, ...], named: dict[str, Any], see: See | None = None
+    ) -> Tensor:
         bound = {**dict(zip(("input", "weight"), args, strict=False)), **named}
         name = self._names.get(id(bound.get("weight")))
-        replaced = None if name is None else self._see(name, bound["input"])
+        replaced = None if name is None else (see or self._see)(name, bound["input"])
         if replaced is not None and args:
             args = (replaced, *args[1:])
         elif replaced is not None:

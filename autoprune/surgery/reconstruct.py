@@ -17,8 +17,8 @@ from __future__ import annotations
 import math
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -76,23 +76,53 @@ class LayerMoments:
         correction = self._correction(rows.index_select(1, kept), target)
         return None if correction is None else weight.index_select(0, kept) + correction
 
+    def carved(self, inputs: np.ndarray | None, layer: nn.Module) -> LayerMoments:
+        """Return the moments of a carved `layer`: of its kept inputs, with its own weights.
+
+        `inputs` has shape (channels,), true is kept, or is None if all stay.
+        """
+        gram = self.gram
+        if inputs is not None:
+            columns = np.repeat(inputs, self.kernel)
+            kept = self._index(np.append(columns, np.ones(int(self.has_bias), dtype=bool)))
+            gram = gram.index_select(0, kept).index_select(1, kept)
+        return replace(self, gram=gram, weight=_flat(layer).double())
+
+    def inverse(self) -> Tensor | None:
+        """Return (G + λ I)⁻¹, shape (d, d), or None where the moments hold NaN or infinity.
+
+        Sums of float32 are wrong by some 1e-7: what an inverse with the first ridge says of
+        directions that no sample had would be rounding. The second is what others dampen with
+        (Frantar and Alistarh, SparseGPT, ICML 2023).
+        """
+        for factor in self._factors(self.gram.clone(), RIDGES[1:]):
+            found = torch.cholesky_inverse(factor)
+            if found.isfinite().all():
+                return found
+        return None
+
     def _correction(self, gram: Tensor, target: Tensor) -> Tensor | None:
         """Solve (gram + λ I) x = target; overwrites `gram`."""
+        for factor in self._factors(gram):
+            found = torch.cholesky_solve(target, factor)
+            if found.isfinite().all():
+                return found
+        return None
+
+    def _factors(self, gram: Tensor, ridges: tuple[float, ...] = RIDGES) -> Iterator[Tensor]:
+        """Yield Cholesky factors of gram + λ I, of ever larger ridges; overwrites `gram`."""
         # A ridge on the bias would depend on the scale of the inputs; the moment of the
         # constant is one, so the system is definite without it.
         diagonal = gram.diagonal()[: len(gram) - int(self.has_bias)]
         # Inputs that are all dead have no scale: with any ridge they stay, and only the bias moves.
         scale = diagonal.mean().clamp(min=1e-30)
         added = 0.0
-        for ridge in RIDGES:
+        for ridge in ridges:
             diagonal += (ridge - added) * scale
             added = ridge
             factor, failed = torch.linalg.cholesky_ex(gram)
             if not failed:
-                found = torch.cholesky_solve(target, factor)
-                if found.isfinite().all():
-                    return found
-        return None
+                yield factor
 
     def _index(self, mask: np.ndarray) -> Tensor:
         return torch.from_numpy(np.flatnonzero(mask)).to(self.gram.device)
@@ -118,13 +148,15 @@ class Moments:
         positions: int = 40,
         limit_bytes: int = 2**30,
         seed: int = 0,
+        every: bool = False,
     ) -> Moments:
         """Run the dense `model` over `batches` (n, ...) and return the moments.
 
         Each call of a layer counts all its output positions (pixels, tokens), but at most
         `positions` for each sample of the batch, drawn with `seed`; several calls add up.
 
-        Solved are linear layers and convolutions in one group that read a prunable group.
+        Solved are linear layers and convolutions in one group that read a prunable group; with
+        `every`, also those that read none.
         Others keep the kernels that carving gives them: grouped and transposed
         convolutions, layers whose parameters are shared with another or made from others
         (weight norm), subclasses that compute something else. So do the largest layers, as
@@ -133,7 +165,7 @@ class Moments:
 
         The model runs in eval mode without gradients and is not changed, also where it raises.
         """
-        layers = _solvable(model, groups)
+        layers = _solvable(model, None if every else groups)
         left_out = _too_large(layers, limit_bytes)
         sums = {
             name: _Sum(each, positions, zlib.crc32(name.encode()) + seed)
@@ -215,12 +247,9 @@ class _Sum:
 
     def moments(self) -> LayerMoments:
         """Return the mean over all rows, with the layer's own weights."""
-        weight = self.layer.weight.detach().flatten(1).T
-        if self.layer.bias is not None:
-            weight = torch.cat([weight, self.layer.bias.detach()[None]])
         return LayerMoments(
             self._total / self.count,
-            weight.double(),
+            _flat(self.layer).double(),
             kernel=self.layer.weight[0, 0].numel(),
             has_bias=self.layer.bias is not None,
         )
@@ -261,23 +290,29 @@ def _padding(layer: Conv) -> list[int]:
     return sizes
 
 
-def _solvable(model: nn.Module, groups: GroupTable) -> dict[str, nn.Linear | Conv]:
-    """Return the layers, by name, whose kernels read a prunable group and can be solved."""
+def _solvable(model: nn.Module, groups: GroupTable | None) -> dict[str, nn.Linear | Conv]:
+    """Return the layers, by name, whose kernels can be solved.
+
+    With `groups`, only those that read a prunable one.
+    """
     owners = Counter(
         id(each) for module in model.modules() for each in module.parameters(recurse=False)
     )
+    if groups is None:
+        names = [name for name, _ in model.named_modules()]
+    else:
+        slices = (each for group in groups.prunable for each in group.slices)
+        names = [each.module for each in slices if each.role == "in" and each.dim == 1]
     found: dict[str, nn.Linear | Conv] = {}
-    for each in (one for group in groups.prunable for one in group.slices):
-        if each.role != "in" or each.dim != 1:
-            continue
-        layer = model.get_submodule(each.module)
+    for name in names:
+        layer = model.get_submodule(name)
         if not isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d) or not is_plain(layer):
             continue
         if getattr(layer, "groups", 1) != 1:
             continue
         # A kernel that is made from other parameters is nobody's.
         if all(owners[id(one)] == 1 for one in (layer.weight, layer.bias) if one is not None):
-            found[each.module] = layer
+            found[name] = layer
     return found
 
 
@@ -291,6 +326,13 @@ def _too_large(layers: Mapping[str, nn.Linear | Conv], limit_bytes: int) -> tupl
             total -= sizes[name]
             dropped.append(name)
     return tuple(dropped)
+
+
+def _flat(layer: nn.Module) -> Tensor:
+    """Return a kernel laid out flat and transposed, with the bias in its last row."""
+    weight = layer.get_parameter("weight").detach().flatten(1).T
+    bias = dict(layer.named_parameters(recurse=False)).get("bias")
+    return weight if bias is None else torch.cat([weight, bias.detach()[None]])
 
 
 def _inputs(layer: nn.Linear | Conv) -> int:
