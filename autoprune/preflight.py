@@ -7,27 +7,25 @@ reachable costs are computed, and the constraints on them are checked. Nothing i
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from autoprune import plugins
-from autoprune.contracts.criterion import LACKING, Criterion
 from autoprune.contracts.executor import EvaluatorSpec, WorkItem
 from autoprune.contracts.objective import Subject
 from autoprune.data.dataset import Dataset
 from autoprune.errors import InputError, ModelError
 from autoprune.evaluation.inference import BATCH, best_device, fastest_dtype
 from autoprune.evaluation.material import load_dataset, load_model, packed
-from autoprune.evaluation.preparation import Preparation, is_automatic, space_of
+from autoprune.evaluation.preparation import Preparation
 from autoprune.evaluation.teachers import check_teacher
 from autoprune.evaluation.workbench import fingerprint, to_layout
 from autoprune.fidelity import policy_at
 from autoprune.graph.cost import Costs
 from autoprune.graph.network import NetworkGraph
-from autoprune.job.spec import Job, PluginSpec
+from autoprune.job.spec import Job
+from autoprune.job_space import is_automatic, space_of
 from autoprune.metrics import metrics_of
 from autoprune.objectives.latency import Latency
 from autoprune.policy import Policy
@@ -35,7 +33,8 @@ from autoprune.reachability import Reach, reaches
 from autoprune.rebuild import shrunk
 from autoprune.runtimes.catalog import create
 from autoprune.scoring.evidence import Evidence, Samples
-from autoprune.scoring.table import ScoreTable, score_groups
+from autoprune.scoring.gathering import gathered, require_weight_criteria
+from autoprune.scoring.gathering import remarks as scoring_remarks
 from autoprune.space import Choice, Float, SearchSpace, Value
 from autoprune.surgery.examination import examine
 from autoprune.tracing.example import logits_of
@@ -79,7 +78,8 @@ def preflight(job: Job) -> Preflight:
     sample = dataset.normalise(dataset.train.inputs[:BATCH].to(device))
     graph = examine(model, sample[:_PROOF_SAMPLES]).graph
     _check_classes(model, sample[:_PROOF_SAMPLES], dataset.num_classes)
-    tables = _scored(job, Evidence(model, graph.groups, _samples(job, dataset, device)))
+    evidence = Evidence(model, graph.groups, scoring_samples(job, dataset, device))
+    tables = gathered(criteria_of(job), evidence, seed=job.seed)
     preparation = Preparation(
         graph,
         fastest_dtype(model, sample),
@@ -89,9 +89,11 @@ def preflight(job: Job) -> Preflight:
         _multiple(job, Subject(graph.costs.costs(Policy()), network=model, example=sample)),
     )
     check_teacher(job, dataset, model)
-    space = space_of(job, preparation)
+    space = space_of(job, graph.groups, preparation.multiple)
     dense, lowest = graph.costs.costs(Policy()), _lowest(space, preparation)
-    remarks = _scoring_remarks(tables), _target_remarks(job, graph, lowest, model)
+    if lowest.is_sparse:
+        require_weight_criteria(criteria_of(job))
+    remarks = scoring_remarks(tables), _target_remarks(job, graph, lowest, model)
     spec = evaluator_spec(job, preparation)
     ends = reaches(job, graph.costs, lowest, lambda: spec.build(material=packed(dataset, model)))
     return Preflight(job, preparation, space, dense, graph.costs.costs(lowest), ends, *remarks)
@@ -122,44 +124,11 @@ def criteria_of(job: Job) -> tuple[str, ...]:
     return (named,) if isinstance(named, str) else tuple(named)
 
 
-def _samples(job: Job, dataset: Dataset, device: torch.device) -> Samples:
+def scoring_samples(job: Job, dataset: Dataset, device: torch.device) -> Samples:
     """Return the training images that criteria look at."""
     part = dataset.train
     inputs = dataset.normalise(part.inputs[: job.scoring.images].to(device))
     return Samples(inputs, part.labels[: job.scoring.images].to(device))
-
-
-def _scored(job: Job, evidence: Evidence) -> dict[str, ScoreTable]:
-    """Return the scores by every criterion that the job's policies may carry.
-
-    Raises `InputError` for one that needs what this network or its data do not have.
-    """
-    found: dict[str, ScoreTable] = {}
-    for name in criteria_of(job):
-        criterion: Criterion = plugins.create("criterion", PluginSpec(name=name), seed=job.seed)
-        missing = criterion.needs - evidence.has
-        if missing:
-            fitting = (x for x in plugins.names("criterion") if _fits(x, evidence))
-            raise InputError(
-                f"criterion {name!r} cannot judge this network: {LACKING[min(missing)]}; "
-                f"criteria that can: {', '.join(fitting)}"
-            )
-        found[name] = score_groups(criterion, evidence)
-    return found
-
-
-def _fits(name: str, evidence: Evidence) -> bool:
-    criterion: type[Criterion] = plugins.load("criterion", name)
-    return criterion.needs <= evidence.has
-
-
-def _scoring_remarks(tables: Mapping[str, ScoreTable]) -> tuple[str, ...]:
-    """Return what a user should know of groups that a criterion tells nothing of."""
-    return tuple(
-        f"{name} tells nothing of {', '.join(table.fallen_back)}: ranked by the L1 norm there"
-        for name, table in tables.items()
-        if table.fallen_back
-    )
 
 
 def _multiple(job: Job, dense: Subject) -> int:

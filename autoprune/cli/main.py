@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autoprune.cli import files, serve, service
+from autoprune.cli import compare, files, serve, service
 from autoprune.cli.access import Access, RunName, takes_access
 from autoprune.cli.options import Format, FormatOption, JobFile, Overrides, print_json
 from autoprune.errors import AutopruneError, InputError
@@ -248,6 +248,7 @@ def doctor(
         raise typer.Exit(1)
 
 
+app.add_typer(compare.app)
 app.add_typer(files.app)
 app.add_typer(service.app)
 app.add_typer(serve.app)

@@ -128,13 +128,16 @@ def print_trial(run: RunView, trial: Trial, body: Mapping[str, Any]) -> None:
 
 
 def _layer_table(layers: Mapping[str, Any]) -> Table:
-    """Return bits and ranks, layer by layer."""
+    """Return bits, ranks and weights that are kept, layer by layer."""
     table = Table(title="layers")
-    for column in ("layer", "weight bits", "activation bits", "rank"):
+    for column in ("layer", "weight bits", "activation bits", "rank", "weights kept"):
         table.add_column(column, justify="left" if column == "layer" else "right")
     for name, layer in layers.items():
         rank = "full" if layer["rank"] is None else str(layer["rank"])
-        table.add_row(name, str(layer["weight_bits"]), str(layer["activation_bits"]), rank)
+        kept = f"{layer['keep_ratio']:.3g}"
+        if layer["pattern"] is not None:
+            kept = f"{layer['pattern']} ({kept})"
+        table.add_row(name, str(layer["weight_bits"]), str(layer["activation_bits"]), rank, kept)
     return table
 
 
