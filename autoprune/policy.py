@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from autoprune.errors import PolicyError
+from autoprune.pattern import Pattern
 
 _NOTHING: frozenset[str] = frozenset()
 
@@ -45,15 +46,19 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class LayerDecision:
-    """How one layer is stored and computed: the bits of its kernels and of what it reads, and
-    the rank of the two smaller layers that replace it (None: it stays one layer).
+    """How one layer is stored and computed: the bits of its kernels and of what it reads, the
+    rank of the two smaller layers that replace it (None: it stays one layer), and the share of
+    its weights that is kept, each by itself or in a `pattern` (`autoprune.pattern`).
 
-    Up to 8 bits are whole numbers with a scale, 16 are half precision, 32 single precision.
+    Up to 8 bits are whole numbers with a scale, 16 are half precision, 32 single precision. Of a
+    pattern N:M the share that is kept is N / M, whether it is given or not.
     """
 
     weight_bits: int = 32
     activation_bits: int = 32
     rank: int | None = None
+    keep_ratio: float = 1.0
+    pattern: str | None = None
 
     def __post_init__(self) -> None:
         for name, bits in (("weight", self.weight_bits), ("activation", self.activation_bits)):
@@ -61,17 +66,44 @@ class LayerDecision:
                 raise PolicyError(f"{name}_bits must be one of {_listed(BITS)}, given: {bits!r}")
         if self.rank is not None and self.rank < 1:
             raise PolicyError(f"rank must be at least 1, given: {self.rank!r}")
+        if not 0.0 < self.keep_ratio <= 1.0:
+            raise PolicyError(f"keep_ratio must be in (0, 1], given: {self.keep_ratio!r}")
+        shape = Pattern.parse(self.pattern)
+        if shape.is_n_of_m:
+            share = shape.kept / shape.columns
+            if self.keep_ratio not in (1.0, share):
+                raise PolicyError(
+                    f"of {self.pattern} the share {share:g} is kept, given: {self.keep_ratio!r}"
+                )
+            object.__setattr__(self, "keep_ratio", share)
+        elif self.pattern is not None and self.keep_ratio == 1.0:
+            object.__setattr__(self, "pattern", None)
 
     @property
     def is_quantised(self) -> bool:
         """Say whether kernels or inputs have fewer than 32 bits."""
         return self.weight_bits < 32 or self.activation_bits < 32
 
-    def to_json(self) -> dict[str, int]:
+    @property
+    def is_sparse(self) -> bool:
+        """Say whether single weights leave."""
+        return self.keep_ratio < 1.0
+
+    @property
+    def shape(self) -> Pattern:
+        """The pattern in which single weights leave."""
+        return Pattern.parse(self.pattern)
+
+    def to_json(self) -> dict[str, Any]:
         """Return a JSON object without what stays as it is."""
-        rank = {} if self.rank is None else {"rank": self.rank}
-        bits = {"weight_bits": self.weight_bits, "activation_bits": self.activation_bits}
-        return {**{name: each for name, each in bits.items() if each < 32}, **rank}
+        named = {
+            "weight_bits": self.weight_bits,
+            "activation_bits": self.activation_bits,
+            "rank": self.rank,
+            "keep_ratio": self.keep_ratio,
+            "pattern": self.pattern,
+        }
+        return {name: each for name, each in named.items() if each != getattr(UNTOUCHED, name)}
 
 
 UNTOUCHED = LayerDecision()
@@ -141,7 +173,8 @@ class Policy:
         """Return a JSON object: `{"groups": {name: {"keep_ratio"}}, "recipe": {"criterion"}}`.
 
         A list `dropped` comes in where blocks are left out, `layers: {name: {"weight_bits",
-        "activation_bits", "rank"}}` where layers change, and in the recipe what differs.
+        "activation_bits", "rank", "keep_ratio", "pattern"}}` where layers change, and in the
+        recipe what differs.
         """
         groups = {name: {"keep_ratio": each.keep_ratio} for name, each in self.decisions.items()}
         dropped = {"dropped": sorted(self.dropped)} if self.dropped else {}
@@ -160,9 +193,19 @@ class Policy:
         return bool(self.decisions or self.dropped)
 
     @property
+    def changes_weights(self) -> bool:
+        """Say whether anything leaves that repair can make good."""
+        return self.removes or self.factorises or self.is_sparse
+
+    @property
     def factorises(self) -> bool:
         """Say whether any layer becomes two of lower rank."""
         return any(each.rank is not None for each in self.layers.values())
+
+    @property
+    def is_sparse(self) -> bool:
+        """Say whether single weights of any layer leave."""
+        return any(each.is_sparse for each in self.layers.values())
 
     @property
     def is_quantised(self) -> bool:
@@ -174,7 +217,7 @@ class Policy:
         rounds = any(each.weight_bits <= WHOLE_NUMBERS for each in self.layers.values())
         recipe = replace(
             self.recipe,
-            repair=self.recipe.repair if self.removes or self.factorises else None,
+            repair=self.recipe.repair if self.changes_weights else None,
             rounding=self.recipe.rounding if rounds else None,
         )
         return self if recipe == self.recipe else replace(self, recipe=recipe)
@@ -204,11 +247,9 @@ class Policy:
 
 
 @lru_cache(maxsize=2**16)
-def _of_layer(
-    weight_bits: int = 32, activation_bits: int = 32, rank: int | None = None
-) -> LayerDecision:
+def _of_layer(**entry: Any) -> LayerDecision:
     """Return one object for equal decisions about layers."""
-    return LayerDecision(weight_bits, activation_bits, rank)
+    return LayerDecision(**entry)
 
 
 @lru_cache(maxsize=2**16)

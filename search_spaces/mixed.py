@@ -1,7 +1,8 @@
-"""How many units are kept, at how many bits and of which rank, and by which recipe: in one."""
+"""Units, single weights, bits and ranks that are kept, and by which recipe: in one."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -31,11 +32,12 @@ _Entry = TypeVar("_Entry")
 class Mixed(SearchSpace):
     """Units per group as in `layerwise`, and for every layer its bits and its rank.
 
-    A layer's parameters are `NAME:bits`, `NAME:activation_bits` and `NAME:rank`, indices into
-    ascending lists; what stands in the recipe has options by name, `recipe:criterion` and so
-    on. Some decisions take effect only together with others: a rank where two smaller layers
-    are cheaper than the one, a rounding where kernels are rounded, a layer's bits while its
-    block is there. Policies that differ in nothing else are one network, and one trial.
+    A layer's parameters are `NAME:bits`, `NAME:activation_bits`, `NAME:rank` and `NAME:weights`,
+    indices into ascending lists; what stands in the recipe has options by name,
+    `recipe:criterion` and so on. Some decisions take effect only together with others: a rank
+    where two smaller layers are cheaper than the one, a rounding where kernels are rounded, a
+    layer's bits while its block is there. Policies that differ in nothing else are one network,
+    and one trial.
 
     Args:
         granularity: What leaves together; whole channels.
@@ -50,6 +52,9 @@ class Mixed(SearchSpace):
         protect: Patterns of layers that keep the most bits and their full rank; `first` and
             `last` are the ends of the network.
         rank: Shares of a layer's full rank, for linear layers and 1×1 convolutions.
+        weights: What may stay of a layer's weights: shares of them, each weight by itself;
+            `2:4` and the like, so many of every so many; or `4x1@0.5`, a share of blocks. Of a
+            layer with a lower rank all stay.
         criterion: What ranks the units of a group; of several, one is chosen per policy.
         repair: Repairs to choose from; none means the rung's.
         rounding: Roundings to choose from; none means the rung's.
@@ -73,6 +78,7 @@ class Mixed(SearchSpace):
         activation_bits: tuple[int, ...] | None = None,
         protect: tuple[str, ...] = (),
         rank: tuple[float, ...] = (1.0,),
+        weights: tuple[float | str, ...] = (1.0,),
         criterion: str | tuple[str, ...] = "l1",
         repair: tuple[Repair, ...] = (),
         rounding: tuple[Rounding, ...] = (),
@@ -86,7 +92,7 @@ class Mixed(SearchSpace):
             exclude=exclude,
             depth=depth,
         )
-        self._layers = _all_axes(groups, _Lists(bits, activation_bits, rank), protect)
+        self._layers = _all_axes(groups, _Lists(bits, activation_bits, rank, weights), protect)
         self._recipe: dict[str, tuple[str, ...]] = {
             "criterion": (criterion,) if isinstance(criterion, str) else criterion,
             "repair": repair,
@@ -162,6 +168,17 @@ class _Lists:
     bits: tuple[int, ...]
     activation_bits: tuple[int, ...] | None
     rank: tuple[float, ...]
+    weights: tuple[float | str, ...]
+
+    @property
+    def kept(self) -> list[tuple[float, str | None]]:
+        """What may stay of a layer's weights, ascending: a share, and a pattern or None.
+
+        Raises `InputError` for what is neither a share nor a pattern.
+        """
+        if not self.weights:
+            raise InputError("weights must name what may stay, such as [0.5, 1.0, 2:4]")
+        return sorted({_kept(each) for each in self.weights}, key=lambda x: (x[0], x[1] or ""))
 
     def __post_init__(self) -> None:
         for name, numbers in (("bits", self.bits), ("activation_bits", self.activation_bits)):
@@ -188,10 +205,14 @@ class _LayerAxes:
         self._ranks: list[int | None] = [None]
         if layer.inputs is not None and not is_protected:
             self._ranks = _ranks(groups, layer, lists.rank)
-        axes: dict[str, Sequence[int | None]] = {
+        self._weights = [x for x in lists.kept if layer.reads or x[1] is None] or [(1.0, None)]
+        if is_protected:
+            self._weights = self._weights[-1:]
+        axes: dict[str, Sequence[object]] = {
             "bits": self._bits,
             "activation_bits": self._reads or [],
             "rank": self._ranks,
+            "weights": self._weights,
         }
         self._axes = {f"{self.name}:{x}": each for x, each in axes.items() if len(each) > 1}
         self.parameters = tuple(
@@ -205,7 +226,8 @@ class _LayerAxes:
         reads = self._following(bits)
         if self._reads is not None:
             reads = self._chosen(values, "activation_bits", self._reads)
-        return LayerDecision(bits, reads, self._chosen(values, "rank", self._ranks))
+        rank = self._chosen(values, "rank", self._ranks)
+        return LayerDecision(bits, reads, rank, *self._chosen(values, "weights", self._weights))
 
     def values(
         self, decision: LayerDecision, units: Mapping[str, int], *, is_gone: bool
@@ -226,6 +248,7 @@ class _LayerAxes:
                 f"its kernels, {self._following(bits)}; give activation_bits"
             )
         found["rank"] = self._rank_index(decision.rank, units, is_gone)
+        found["weights"] = self._weights_index(decision, is_gone)
         return {name: found[name.rpartition(":")[2]] for name in self._axes}
 
     def nearest(self, decision: LayerDecision) -> dict[str, Value]:
@@ -234,6 +257,7 @@ class _LayerAxes:
             "bits": _nearest(self._bits, decision.weight_bits),
             "activation_bits": _nearest(self._reads or [32], decision.activation_bits),
             "rank": len(self._ranks) - 1,
+            "weights": _nearest([x for x, _ in self._weights], decision.keep_ratio),
         }
         if decision.rank is not None:
             found["rank"] = _nearest([each or 2**30 for each in self._ranks], decision.rank)
@@ -253,6 +277,17 @@ class _LayerAxes:
             return 0
         allowed = ", ".join(map(str, entries))
         raise PolicyError(f"layer {self.name!r} cannot have {wanted} {axis}; allowed: {allowed}")
+
+    def _weights_index(self, decision: LayerDecision, is_gone: bool) -> int:
+        wanted = decision.keep_ratio, decision.pattern
+        if wanted in self._weights:
+            return self._weights.index(wanted)
+        if is_gone or decision.rank is not None:
+            return 0
+        allowed = ", ".join(_told(*each) for each in self._weights)
+        raise PolicyError(
+            f"layer {self.name!r} cannot keep {_told(*wanted)} of its weights; allowed: {allowed}"
+        )
 
     def _rank_index(self, rank: int | None, units: Mapping[str, int], is_gone: bool) -> int:
         if rank in self._ranks:
@@ -283,7 +318,33 @@ def _ranks(groups: GroupTable, layer: Layer, shares: Sequence[float]) -> list[in
     return [*sorted(ranks), *([None] if is_whole else [])]
 
 
-def _nearest(entries: Sequence[int], wanted: int) -> int:
+def _kept(entry: float | str) -> tuple[float, str | None]:
+    """Return the share and the pattern that an entry of `weights` stands for."""
+    share, pattern = entry, None
+    if isinstance(entry, str):
+        pattern, _, text = entry.partition("@")
+        share = _number(text) if text else 1.0
+    try:
+        decision = LayerDecision(keep_ratio=float(share), pattern=pattern)
+    except PolicyError as error:
+        raise InputError(f"weights: {error}") from error
+    if pattern is not None and decision.pattern is None:
+        raise InputError(f"weights: give the share of blocks that stay, as in '{pattern}@0.5'")
+    return decision.keep_ratio, decision.pattern
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan  # no share: told with those that are out of bounds
+
+
+def _told(share: float, pattern: str | None) -> str:
+    return f"{share:g}" if pattern is None else f"{pattern}@{share:g}"
+
+
+def _nearest(entries: Sequence[float], wanted: float) -> int:
     """Return the index of the entry nearest to a number by their ratio, of two the larger."""
     distances = [max(each, wanted) / min(each, wanted) for each in entries]
     return max(range(len(entries)), key=lambda index: (-distances[index], index))

@@ -22,7 +22,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -30,6 +30,9 @@ from autoprune.policy import Policy
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from autoprune.surgery.removal import Removal
+    from autoprune.surgery.sparsify import Sparsity
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,8 @@ class Training:
 
     `network` lies on its device. `batch(step)` is the batch of a step, not augmented yet, and
     `loss(batch)` a scalar: that of the network's outputs on it, with what its teachers add.
-    `learning_rate` is that of the rung.
+    `learning_rate` is that of the rung. `sparsity` says which single weights leave; without it
+    all stay. `removal` says which units do, where the network still has them.
     """
 
     network: nn.Module
@@ -88,6 +92,8 @@ class Training:
     batch: Callable[[int], Batch]
     loss: Callable[[Batch], Tensor]
     checkpoint: Checkpoint
+    sparsity: Sparsity | None = None
+    removal: Removal | None = None
 
     def seeds(self, step: int) -> tuple[int, int]:
         """Return two seeds of a step: for what changes its batch, and for the network's dropout."""
@@ -98,12 +104,21 @@ class Training:
 class Recovery(ABC):
     """Trains a pruned network. Stateless: what comes out follows from what it is given.
 
-    Constructed as `Recovery(**options)`; raises `ValueError` where options make no sense.
+    Constructed as `Recovery(**options)`; raises `ValueError` where options make no sense. Where
+    single weights leave, they have left before (they are zero), unless the recovery chooses
+    them itself, while it trains. Where it `begins_dense`, it is given the dense network, and
+    trains it so that the units of `training.removal` can be carved out of it afterwards.
     """
+
+    chooses_weights: ClassVar[bool] = False
+    begins_dense: ClassVar[bool] = False
 
     @abstractmethod
     def recover(self, training: Training) -> None:
         """Train the network in place; it is left in eval mode, without gradients.
+
+        As many weights of every kernel are zero in the end as `training.sparsity` wants, and in
+        its patterns: those that were, unless the recovery `chooses_weights`.
 
         Trained from a checkpoint, the network is the same as without the interruption; on
         the CPU, bit for bit. The global generators are left as they were. Raises

@@ -1,6 +1,6 @@
 """From a policy to its network: carved, repaired, recovered, quantised.
 
-carve → reconstruct or generate → factorise → recover → recalibrate → fold → quantise
+carve → reconstruct or generate → factorise → sparsify → recover → recalibrate → fold → quantise
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.contracts.executor import WorkItem
-from autoprune.errors import RunError
+from autoprune.errors import PolicyError, RunError
 from autoprune.evaluation.clock import Clock
 from autoprune.evaluation.generation import load_net
 from autoprune.evaluation.pruning_net import PruningNet
-from autoprune.evaluation.recovery import Recoveries, training_steps
+from autoprune.evaluation.recovery import Recoveries
 from autoprune.evaluation.repair import recalibrate
+from autoprune.evaluation.sparsification import Sparsification
 from autoprune.evaluation.workbench import Workbench, kept_network
 from autoprune.job.spec import RungSpec
 from autoprune.policy import LayerDecision, Policy, Repair
@@ -26,9 +27,12 @@ from autoprune.quantization.form import Steps
 from autoprune.quantization.quantise import quantise
 from autoprune.quantization.training import folded_steps, quantisation_aware
 from autoprune.rebuild import shrunk
+from autoprune.surgery.clone import cloned
 from autoprune.surgery.folding import fold
 from autoprune.surgery.low_rank import expanded, expanded_pairs, factorise
 from autoprune.surgery.reconstruct import reconstruct
+from autoprune.surgery.removal import Removal
+from autoprune.surgery.sparsify import Sparsity
 
 Inputs = Callable[[str, int, torch.dtype], list[Tensor]]
 
@@ -44,6 +48,7 @@ class Builder:
         self.files = files
         self._inputs = inputs
         self._recoveries = Recoveries(bench, files)
+        self._sparsification = Sparsification(bench, files)
         self._net: tuple[str, PruningNet] | None = None
 
     def build(self, item: WorkItem, dtype: torch.dtype, clock: Clock) -> nn.Module:
@@ -53,27 +58,74 @@ class Builder:
         Raises `NonFiniteError`, `PolicyError`.
         """
         policy, rung = item.policy, self.bench.job.rungs[item.rung]
+        kind = self._recoveries.kind(rung)
+        steps: Steps = {}
+        if kind is not None and kind.begins_dense and policy.removes:
+            network = self._carved_after_training(item, clock)
+            self._recalibrate(network, policy, rung, dtype, clock, trained=True)
+        else:
+            network, sparsity = self._cut(policy, rung, clock)
+            if kind is None:
+                self._recalibrate(network, policy, rung, dtype, clock)
+            elif policy.is_quantised and rung.quantize_aware:
+                steps = self._recovered_rounding(network, item, sparsity, clock)
+            else:
+                with clock.phase("recover"):
+                    self._recoveries.recover(network, item, sparsity)
+                self._recalibrate(network, policy, rung, dtype, clock, trained=True)
+        if policy.is_quantised:
+            with clock.phase("quantise"):
+                network = self._quantised(network, policy, rung, steps)
+        return network.eval()
+
+    def _cut(
+        self, policy: Policy, rung: RungSpec, clock: Clock
+    ) -> tuple[nn.Module, Sparsity | None]:
+        """Return the network without what leaves, mended, and which single weights leave."""
         with clock.phase("carve"):
             network = self.bench.plan.carve(policy)
         self._mend(network, policy, rung, clock)
         if policy.factorises:
             with clock.phase("factorise"):
                 self._factorise(network, policy, rung)
-        steps: Steps = {}
-        if training_steps(rung, len(self.bench.dataset.train)) == 0:
-            self._recalibrate(network, policy, rung, dtype, clock)
-        elif policy.is_quantised and rung.quantize_aware:
-            steps = self._recovered_rounding(network, item, clock)
-        else:
-            with clock.phase("recover"):
-                self._recoveries.recover(network, item, item.teacher)
-            self._recalibrate(network, policy, rung, dtype, clock, trained=True)
-        if policy.is_quantised:
-            with clock.phase("quantise"):
-                network = self._quantised(network, policy, rung, steps)
-        return network.eval()
+        return network, self._sparsified(network, policy, rung, clock)
 
-    def _recovered_rounding(self, network: nn.Module, item: WorkItem, clock: Clock) -> Steps:
+    def _carved_after_training(self, item: WorkItem, clock: Clock) -> nn.Module:
+        """Return a network whose units leave after a training that prepared for it.
+
+        Raises `PolicyError` where anything else than units and bits is decided.
+        """
+        bench, policy, rung = self.bench, item.policy, self.bench.job.rungs[item.rung]
+        if policy.is_sparse or policy.factorises or policy.recipe.pruning_net is not None:
+            raise PolicyError(
+                f"recovery {rung.recovery.name!r} trains the dense network before units leave, so "
+                "it goes with units and bits alone; use finetune where weights or ranks leave too"
+            )
+        network = cloned(bench.model, {})
+        removal = Removal(bench.plan, policy, bench.preparation.scores)
+        with clock.phase("recover"):
+            self._recoveries.recover(network, item, removal=removal)
+        with clock.phase("carve"):
+            return removal.carve(network)
+
+    def _sparsified(
+        self, network: nn.Module, policy: Policy, rung: RungSpec, clock: Clock
+    ) -> Sparsity | None:
+        """Let single weights leave, unless the recovery chooses them; return which ones do."""
+        if not policy.is_sparse:
+            return None
+        with clock.phase("sparsify"):
+            sparsity = self._sparsification.sparsity(policy)
+            kind = self._recoveries.kind(rung)
+            if sparsity is not None and not (kind is not None and kind.chooses_weights):
+                solves = _repair(policy, rung) in ("ridge", "both")
+                images = rung.ridge_images if solves else None
+                self._sparsification.apply(network, policy, sparsity, images)
+        return sparsity
+
+    def _recovered_rounding(
+        self, network: nn.Module, item: WorkItem, sparsity: Sparsity | None, clock: Clock
+    ) -> Steps:
         """Train a network as it will be quantised; return its steps once it is folded."""
         rung, policy = self.bench.job.rungs[item.rung], item.policy
         with quantisation_aware(
@@ -84,7 +136,7 @@ class Builder:
             learned=rung.quantize_aware == "lsq",
         ) as steps:
             with clock.phase("recover"):
-                self._recoveries.recover(network, item, item.teacher)
+                self._recoveries.recover(network, item, sparsity)
             # While it rounds: these are the statistics of the network that will be judged.
             self._recalibrate(network, policy, rung, torch.float32, clock, trained=True)
         return folded_steps(steps, network, self._pairs(policy))
@@ -104,7 +156,7 @@ class Builder:
         The untouched network keeps those that it was trained with; generated weights have none
         before.
         """
-        changed = trained or policy.removes or policy.factorises
+        changed = trained or policy.changes_weights
         is_wanted = changed and _repair(policy, rung) in ("bn", "both")
         if is_wanted or policy.recipe.pruning_net is not None:
             with clock.phase("repair"):

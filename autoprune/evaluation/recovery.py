@@ -21,6 +21,8 @@ from autoprune.evaluation.keyed_file import KeyedFile, key_of
 from autoprune.evaluation.teachers import Teachers
 from autoprune.evaluation.workbench import Workbench, fingerprint
 from autoprune.job.spec import RungSpec
+from autoprune.surgery.removal import Removal
+from autoprune.surgery.sparsify import Sparsity
 
 
 def training_steps(rung: RungSpec, samples: int) -> int:
@@ -41,17 +43,33 @@ class Recoveries:
         self.files = files
         self.teachers = Teachers(bench, files)
 
-    def recover(self, network: nn.Module, item: WorkItem, teacher: Teacher | None = None) -> None:
+    def kind(self, rung: RungSpec) -> type[Recovery] | None:
+        """Return what a rung trains by, None where it does not train."""
+        if training_steps(rung, len(self.bench.dataset.train)) == 0:
+            return None
+        kind: type[Recovery] = plugins.load("recovery", rung.recovery.name)
+        return kind
+
+    def recover(
+        self,
+        network: nn.Module,
+        item: WorkItem,
+        sparsity: Sparsity | None = None,
+        removal: Removal | None = None,
+    ) -> None:
         """Train the network of an item in place; it is left in eval mode.
 
         The same item gives the same weights on the same machine, also where an earlier attempt
-        was killed on the way: what it left is gone on from. `teacher` is the best larger
-        network, for rungs that learn from the front. Raises `NonFiniteError` with the step.
+        was killed on the way: what it left is gone on from. The item's teacher is the best
+        larger network, for rungs that learn from the front; `sparsity` says which single weights
+        leave, and `removal` which units of a network that still has them. Raises `NonFiniteError`
+        with the step.
         """
-        bench, rung = self.bench, self.bench.job.rungs[item.rung]
+        bench, rung, teacher = self.bench, self.bench.job.rungs[item.rung], item.teacher
         recipe: Recovery = plugins.create("recovery", rung.recovery)
         checkpoint = FileCheckpoint(self._file(network, item, teacher))
-        with self._loss(network, item, teacher) as loss:
+        kept = {} if removal else bench.plan.kept_entries(item.policy)
+        with self._loss(Known(network, kept), item) as loss:
             training = Training(
                 network,
                 steps=training_steps(rung, len(bench.dataset.train)),
@@ -60,6 +78,8 @@ class Recoveries:
                 batch=Batches(bench.dataset, rung.batch_size, item.seed, bench.device),
                 loss=loss,
                 checkpoint=checkpoint,
+                sparsity=sparsity,
+                removal=removal,
             )
             try:
                 recipe.recover(training)
@@ -85,16 +105,13 @@ class Recoveries:
         return KeyedFile(self.files, key_of(what))
 
     @contextmanager
-    def _loss(
-        self, network: nn.Module, item: WorkItem, larger: Teacher | None
-    ) -> Iterator[Callable[[Batch], Tensor]]:
+    def _loss(self, student: Known, item: WorkItem) -> Iterator[Callable[[Batch], Tensor]]:
         """Provide the loss of a batch, with what the rung's teacher adds."""
-        spec = self.bench.job.rungs[item.rung].distill
+        spec, network = self.bench.job.rungs[item.rung].distill, student.network
         if spec is None:
             yield lambda batch: cross_entropy(network(batch.inputs).float(), batch.labels)
             return
-        student = Known(network, self.bench.plan.kept_entries(item.policy))
         logits = self.teachers.logits(spec) if spec.cached else None
-        teacher = self.teachers.of(spec, larger)
+        teacher = self.teachers.of(spec, item.teacher)
         with Distillation(spec, student, teacher, logits) as distillation:
             yield distillation.loss

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ from autoprune.evaluation.weights import load_weights
 from autoprune.job.spec import Job
 from autoprune.policy import Policy
 from autoprune.rebuild import shrunk
-from autoprune.surgery.plan import Plan
+from autoprune.scoring.evidence import Evidence, Samples
+from autoprune.surgery.plan import Plan, Scores
 from autoprune.surgery.reconstruct import Moments
 
 
@@ -57,21 +59,38 @@ class Workbench:
                 "start a new run, or bring the old checkpoint back"
             )
         self.model = to_layout(model, self.device)
-        self._moments: dict[int, Moments] = {}
+        self._moments: dict[tuple[int, bool], Moments] = {}
 
     @cached_property
     def plan(self) -> Plan:
         """The plan, with the scores that were gathered once for the job."""
         return Plan(self.model, self.preparation.graph.groups, self.preparation.scores)
 
-    def moments(self, images: int) -> Moments:
-        """Return the second moments of the dense network on training images, gathered once."""
-        if images not in self._moments:
+    def rank_by(self, scores: Mapping[str, Scores]) -> None:
+        """Carve by other scores from now on; everything else that was gathered stays."""
+        self.preparation = replace(self.preparation, scores=scores)
+        self.plan = Plan(self.model, self.preparation.graph.groups, scores)
+
+    @cached_property
+    def evidence(self) -> Evidence:
+        """What criteria may know of the dense network."""
+        images, part = self.job.scoring.images, self.dataset.train
+        inputs = self.dataset.normalise(part.inputs[:images].to(self.device))
+        samples = Samples(inputs, part.labels[:images].to(self.device))
+        return Evidence(self.model, self.preparation.graph.groups, samples)
+
+    def moments(self, images: int, *, every: bool = False) -> Moments:
+        """Return the second moments of the dense network on training images, gathered once.
+
+        Those of layers that read prunable groups; with `every`, of all that can be solved.
+        """
+        if (images, every) not in self._moments:
             inputs = self.dataset.train.inputs[:images].split(BATCH)
             batches = (self.dataset.normalise(each.to(self.device)) for each in inputs)
             groups = self.preparation.graph.groups
-            self._moments[images] = Moments.gather(self.model, groups, batches)
-        return self._moments[images]
+            found = Moments.gather(self.model, groups, batches, every=every)
+            self._moments[images, every] = found
+        return self._moments[images, every]
 
     @cached_property
     def example(self) -> Tensor:

@@ -31,15 +31,6 @@ _PLACES = {
 }
 
 
-def matrix_of(kernel: Tensor) -> Tensor:
-    """Return a kernel (outputs, inputs, …) as a matrix (outputs, … × inputs).
-
-    Inputs vary fastest: blocks of four are consecutive input channels at one place of the
-    kernel, as NVIDIA's ASP takes them (`create_mask` in apex/contrib/sparsity/sparse_masklib.py).
-    """
-    return kernel.movedim(1, -1).flatten(1).contiguous()
-
-
 def share_that_fits(matrix: Tensor) -> float:
     """Return the share of blocks of four with at most two non-zeros; 4 divides the columns."""
     counts = (matrix.reshape(-1, 4) != 0).sum(-1)

@@ -130,7 +130,8 @@ class SemiStructured(PolicyExporter):
         """Return the kernel of a layer as a 2:4 matrix in the number format, or why it is none."""
         import torch
 
-        from autoprune.exporters._two_four import matrix_of, share_that_fits
+        from autoprune.exporters._two_four import share_that_fits
+        from autoprune.surgery.sparsify import matrix_of
 
         kernel = layer.weight.detach().cpu()
         outputs, inputs = kernel.shape[:2]

@@ -17,16 +17,16 @@ from autoprune.graph.cost_row import CostRow
 from autoprune.graph.extent import Extent
 from autoprune.graph.group import GroupTable
 from autoprune.graph.layer import Layer
-from autoprune.graph.layer_cost import FULL, UNTOUCHED, LayerRows, padded
+from autoprune.graph.layer_cost import FULL, UNTOUCHED, LayerRows, numbers_of, padded
 from autoprune.policy import Policy
 
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What a network costs: multiply-accumulates of one sample, parameters, stored bytes, the
-    bytes that convolutions, linear and recurrent layers write for one sample, and bit
-    operations, where every multiplication counts the bits of its weight times those of what
-    it is multiplied with (Wang et al., HAQ, CVPR 2019).
+    """What a network costs: multiply-accumulates of one sample, as dense kernels execute them,
+    parameters that are kept, stored bytes, the bytes that convolutions, linear and recurrent
+    layers write for one sample, and bit operations, where every multiplication counts the bits
+    of its weight times those of what it is multiplied with (Wang et al., HAQ, CVPR 2019).
     """
 
     macs: int
@@ -53,9 +53,9 @@ class CostTable:
     """Costs of every policy of a network: `costs(policy)` in microseconds, torch-free.
 
     A *state* is a policy as a vector: the kept units of every group, whether every block is
-    left out (0 or 1), and the weight bits, activation bits and rank of every layer, in the
-    order of the table; a rank of 0 is a layer that stays one. States of policies that differ
-    in one thing differ in one place, so they can be added up.
+    left out (0 or 1), and six numbers for every layer (`layer_cost.UNTOUCHED`), in the order of
+    the table. States of policies that differ in decisions about different things differ in
+    different places, so they can be added up.
     """
 
     def __init__(self, rows: Iterable[CostRow], groups: GroupTable) -> None:
@@ -93,14 +93,12 @@ class CostTable:
         units = self.groups.kept_units(policy)
         dropped = {block.name for block in self.groups.dropped(policy)}
         self.groups.check_layers(policy)
-        layers = [policy.layer(layer.name) for layer in self.groups.layers]
+        decided = np.array([numbers_of(policy.layer(each.name)) for each in self.groups.layers])
         return np.array(
             [
                 *(units.get(group.name, group.units) for group in self.groups),
                 *(block.name in dropped for block in self.groups.blocks),
-                *(each.weight_bits for each in layers),
-                *(each.activation_bits for each in layers),
-                *(each.rank or 0 for each in layers),
+                *decided.T.ravel(),
             ],
             dtype=np.float64,
         )
@@ -111,14 +109,15 @@ class CostTable:
         if (decisions == UNTOUCHED).all():
             totals = elements @ self._per_element
             return np.column_stack([totals, totals[:, 0] * FULL**2])
-        elements, size, operations = self._layers.costs(elements, lengths, decisions)
+        elements, stored, size, operations = self._layers.costs(elements, lengths, decisions)
         totals = elements @ self._per_element
+        totals[:, 1] = stored @ self._per_element[:, 1]
         totals[:, 2] = size.sum(axis=1)
         return np.column_stack([totals, operations.sum(axis=1)])
 
     def _elements(self, states: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return what states (n, width) say: elements of every row (n, rows) while layers stay
-        one, lengths of every extent (n, extents + 1), and decisions about layers (n, 3, layers).
+        one, lengths of every extent (n, extents + 1), and decisions about layers (n, 6, layers).
         """
         groups, blocks, layers = (
             len(each) for each in (self.groups.groups, self.groups.blocks, self.groups.layers)
@@ -128,7 +127,7 @@ class CostTable:
         elements = self._constant * lengths[:, self._row_extents].prod(axis=-1)
         if blocks:
             elements *= (dropped @ self._in_block) < 0.5
-        return elements, lengths, bits.reshape(len(states), 3, layers)
+        return elements, lengths, bits.reshape(len(states), len(UNTOUCHED), layers)
 
     def _lengths(self, kept: np.ndarray) -> np.ndarray:
         """Return the length of every extent, and a one, shape (n, extents + 1)."""
@@ -146,9 +145,12 @@ class CostTable:
     def by_module(self, policy: Policy) -> dict[str, Costs]:
         """Return the cost of every module that has any, in the order of the forward pass."""
         totals: dict[str, np.ndarray] = {}
-        elements, size, operations = self._layers.costs(*self._elements(self.state(policy)[None]))
-        costs = np.column_stack([elements[0][:, None] * self._per_element, operations[0]])
-        costs[:, 2] = size[0]
+        elements, stored, size, operations = (
+            each[0] for each in self._layers.costs(*self._elements(self.state(policy)[None]))
+        )
+        costs = np.column_stack([elements[:, None] * self._per_element, operations])
+        costs[:, 1] = stored * self._per_element[:, 1]
+        costs[:, 2] = size
         for row, each in zip(self.rows, costs, strict=True):
             totals[row.module] = totals.get(row.module, 0.0) + each
         return {name: _costs(total) for name, total in totals.items()}

@@ -1,4 +1,4 @@
-"""Layers that hold kernels, as plain data: what bits and ranks can be decided about."""
+"""Layers that hold kernels, as plain data: what bits, ranks and sparsity are decided about."""
 
 from __future__ import annotations
 
@@ -32,6 +32,11 @@ class Layer:
     reads: bool = True
     reason: str | None = None
 
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """Names of the kernels in the network."""
+        return tuple(f"{self.name}.{each}" if self.name else each for each in self.kernels)
+
     def width(self, kept: Mapping[str, int]) -> int:
         """Return the output channels of all kernels together, with so many units kept."""
         return sum(each.length(kept) for each in self.outputs)
@@ -57,14 +62,24 @@ class Layer:
                 f"layer {self.name!r} has no rank; linear layers and 1×1 convolutions in one "
                 "group have"
             )
+        if decision.is_sparse and self.reason is not None:
+            raise PolicyError(f"weights of layer {self.name!r} must all stay: {self.reason}")
+        if decision.pattern is not None and not self.reads:
+            raise PolicyError(
+                f"weights of layer {self.name!r} cannot leave in a pattern ({decision.pattern}), "
+                "since it is not run by itself or is several operations; give keep_ratio alone"
+            )
 
     def in_use(self, decision: LayerDecision, kept: Mapping[str, int]) -> LayerDecision:
         """Return a decision without what has no effect, with so many units kept.
 
-        That is a rank that saves nothing, and whole numbers read by kernels that are none.
+        That is a rank that saves nothing, whole numbers read by kernels that are none, and
+        weights that leave of a layer which two others replace.
         """
         if decision.rank is not None and not self.saves(decision.rank, kept):
             decision = replace(decision, rank=None)
+        if decision.rank is not None and decision.is_sparse:
+            decision = replace(decision, keep_ratio=1.0, pattern=None)
         if decision.activation_bits <= WHOLE_NUMBERS < decision.weight_bits:
             decision = replace(decision, activation_bits=decision.weight_bits)
         return decision

@@ -113,8 +113,11 @@ class _Adapting:
         # A bias makes up for the means, whatever the kernel: without them it is solved alone.
         read_means = reads.mean(1, keepdim=True) * float(has_bias)
         given_means = gives.mean(1, keepdim=True) * float(has_bias)
-        bits = decision_of(layer).weight_bits
-        found = adapted(kernel, steps, bits, reads - read_means, gives - given_means)
+        decision = decision_of(layer)
+        there = kernel != 0 if decision.is_sparse else None
+        found = adapted(
+            kernel, steps, decision.weight_bits, reads - read_means, gives - given_means, there
+        )
         if not found.isfinite().all():
             raise NonFiniteError(f"layer {name!r} reads or gives NaN or infinity")
         layer.weight.copy_(found.view(layer.weight.shape))
@@ -122,12 +125,19 @@ class _Adapting:
             layer.bias.copy_((given_means - read_means @ found.mT).flatten())
 
 
-def adapted(kernel: Tensor, steps: Tensor, bits: int, reads: Tensor, gives: Tensor) -> Tensor:
+def adapted(
+    kernel: Tensor,
+    steps: Tensor,
+    bits: int,
+    reads: Tensor,
+    gives: Tensor,
+    there: Tensor | None = None,
+) -> Tensor:
     """Return multiples of steps (g, m) that take `reads` close to `gives`, shape (g, m, d).
 
     `kernel` (g, m, d) is where to start from: g groups that have nothing to do with each other,
-    with m outputs and d inputs each; `reads` (g, n, d), `gives` (g, n, m). It is NaN where
-    they hold NaN or infinity.
+    with m outputs and d inputs each; `reads` (g, n, d), `gives` (g, n, m). Weights that are not
+    `there`, bool (g, m, d), stay zero. It is NaN where reads or gives hold NaN or infinity.
     """
     count = reads.shape[1]
     gram = (reads.mT @ reads).double() / count
@@ -139,10 +149,12 @@ def adapted(kernel: Tensor, steps: Tensor, bits: int, reads: Tensor, gives: Tens
     # Row j of this factor tells how the inputs after j make up for an error in j.
     inverse, _ = torch.linalg.cholesky_ex(torch.cholesky_inverse(factor), upper=True)
     share = (inverse / inverse.diagonal(dim1=1, dim2=2)[..., None]).to(kernel.dtype)
-    return _sequential(solved.to(kernel.dtype), steps, bits, share)
+    return _sequential(solved.to(kernel.dtype), steps, bits, share, there)
 
 
-def _sequential(kernel: Tensor, steps: Tensor, bits: int, share: Tensor) -> Tensor:
+def _sequential(
+    kernel: Tensor, steps: Tensor, bits: int, share: Tensor, there: Tensor | None
+) -> Tensor:
     """Round the inputs of a kernel (g, m, d) one by one, and correct those behind; overwrites it.
 
     `share` (g, d, d): what of an error in one input goes to each of those behind it.
@@ -151,6 +163,8 @@ def _sequential(kernel: Tensor, steps: Tensor, bits: int, share: Tensor) -> Tens
     for j in range(kernel.shape[2]):
         column = kernel[:, :, j].clone()
         fixed = (column / steps).round_().clamp_(least, most) * steps
+        if there is not None:
+            fixed *= there[:, :, j]
         kernel[:, :, j] = fixed
         kernel[:, :, j + 1 :].baddbmm_(
             (column - fixed)[..., None], share[:, j, None, j + 1 :], alpha=-1

@@ -48,7 +48,7 @@ class OnnxRuntime(Runtime):
         """Raise `InputError` for a GPU, and without the extra `onnx`."""
         check_cpu_runtime("onnx", device, ("onnx", "onnxscript", "onnxruntime"), "onnx")
 
-    def remarks(self, network: nn.Module) -> list[str]:
+    def of_bits(self, network: nn.Module) -> list[str]:
         """Say which layers run otherwise than was decided."""
         return of_eight_bits(network).sentences()
 

@@ -83,7 +83,7 @@ class OpenVino(Runtime):
             "openvino", device, ("openvino", "onnx", "onnxscript", "onnxruntime"), "openvino"
         )
 
-    def remarks(self, network: nn.Module) -> list[str]:
+    def of_bits(self, network: nn.Module) -> list[str]:
         """Say which layers run otherwise than was decided."""
         said = of_eight_bits(network)
         if saturates():

@@ -1,13 +1,15 @@
-"""In words: what of a network's bits a runtime runs otherwise than was decided."""
+"""In words: what of a network's bits and zeros a runtime runs otherwise than was decided."""
 
 from __future__ import annotations
 
 from torch import nn
 
 from autoprune.policy import WHOLE_NUMBERS
-from autoprune.quantization.form import decision_of, quantised_layers
+from autoprune.quantization.form import decision_of, kernels_of, quantised_layers
 
 _NAMED = 3
+# Fewer zeros than this share of a kernel happen by themselves.
+_FEW = 0.05
 
 
 class Remarks:
@@ -48,6 +50,23 @@ def of_eight_bits(network: nn.Module) -> Remarks:
             said.add(name, f"{inputs}-bit inputs run as 8-bit whole numbers")
         if 16 in (weights, inputs):
             said.add(name, "16 bits run as float32 rounded to half precision")
+    return said
+
+
+def of_zeros(network: nn.Module) -> Remarks:
+    """Return what is to be said of kernels without some of their weights.
+
+    No runtime here skips them: they save room, not time.
+    """
+    said, quantised = Remarks(), quantised_layers(network)
+    for name, layer in network.named_modules():
+        if name in quantised:  # rounding makes zeros as well
+            is_sparse = decision_of(layer).is_sparse
+        else:
+            shares = [float((each == 0).float().mean()) for each in kernels_of(layer).values()]
+            is_sparse = max(shares, default=0.0) > _FEW
+        if is_sparse:
+            said.add(name, "weights that left are multiplied with as zeros: no time is saved")
     return said
 
 

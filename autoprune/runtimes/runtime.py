@@ -85,13 +85,19 @@ class Runtime(ABC):
         The message says what is missing, and what would work instead.
         """
 
-    @abstractmethod
     def remarks(self, network: nn.Module) -> list[str]:
-        """Return in words what of a network's bits runs otherwise than was decided.
+        """Return in words what of a network runs otherwise than was decided.
 
         For example "conv1: 4-bit kernels run as 8-bit whole numbers"; nothing if all runs as
         it was decided, or nothing was.
         """
+        from autoprune.runtimes.remark import of_zeros
+
+        return [*self.of_bits(network), *of_zeros(network).sentences()]
+
+    @abstractmethod
+    def of_bits(self, network: nn.Module) -> list[str]:
+        """Return in words what of a network's bits runs otherwise than was decided."""
 
     @abstractmethod
     def build(self, network: nn.Module, example: Tensor, samples: Tensor | None = None) -> Runner:

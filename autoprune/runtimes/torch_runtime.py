@@ -60,7 +60,7 @@ class TorchEager(Runtime):
         """Raise `InputError` for CUDA without a CUDA device."""
         check_cuda(device)
 
-    def remarks(self, network: nn.Module) -> list[str]:
+    def of_bits(self, network: nn.Module) -> list[str]:
         """Say so if the network has quantised layers."""
         return all_in_float32(network)
 

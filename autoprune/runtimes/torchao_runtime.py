@@ -28,7 +28,7 @@ class TorchAo(Runtime):
         """Raise `InputError` for a GPU, and without the extra `quant`."""
         check_cpu_runtime("torchao", device, ("torchao",), extra="quant")
 
-    def remarks(self, network: nn.Module) -> list[str]:
+    def of_bits(self, network: nn.Module) -> list[str]:
         """Say which layers run otherwise than was decided."""
         said = Remarks()
         for name, layer in quantised_layers(network).items():

@@ -93,6 +93,11 @@ class Plan:
         """
         return entries_without(self._removed(policy), self.groups.dropped(policy))
 
+    def sliced(self, tensors: Mapping[str, Tensor], policy: Policy) -> dict[str, Tensor]:
+        """Return tensors that go with parameters of the dense network as carving leaves those."""
+        indices = _indices(tensors, self.kept_entries(policy))
+        return {name: _sliced(each, indices.get(name, {})) for name, each in tensors.items()}
+
     def _removed(self, policy: Policy) -> Removed:
         removed = []
         for name, units in self.kept_units(policy).items():

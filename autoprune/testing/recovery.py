@@ -16,7 +16,15 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from autoprune.contracts.recovery import Batch, Checkpoint, Recovery, Training
+from autoprune.criteria.l1 import L1
 from autoprune.errors import NonFiniteError
+from autoprune.policy import LayerDecision, Policy
+from autoprune.scoring.evidence import Evidence
+from autoprune.scoring.table import score_groups
+from autoprune.surgery.plan import Plan
+from autoprune.surgery.removal import Removal
+from autoprune.surgery.sparsify import Sparsity, mask_of, settle
+from autoprune.tracing.discovery import discover
 
 STEPS = 12
 _SAMPLES, _BATCH = 48, 16
@@ -94,6 +102,17 @@ class RecoveryContract:
         }
         return Training(network, **options | more)
 
+    def removal(self) -> Removal:
+        """Return half of the units of the network, for recoveries that begin with all of them."""
+        if not self.make().begins_dense:
+            pytest.skip("it is given networks whose units have left before")
+        network = self.network()
+        example = self.training(network).batch(0).inputs[:2]
+        groups = discover(network, example).groups
+        scores = {"l1": score_groups(L1(), Evidence(network, groups)).scores}
+        halves = Policy.from_keep_ratios({each.name: 0.5 for each in groups.prunable})
+        return Removal(Plan(network, groups, scores), groups.canonical(halves), scores)
+
     def trained(self, **more: Any) -> dict[str, Tensor]:
         """Train the network and return its state."""
         network = self.network()
@@ -143,6 +162,57 @@ class RecoveryContract:
         checkpoint.lives = None
         assert _equal(self.trained(checkpoint=checkpoint), self.trained())
 
+    def test_as_many_weights_leave_as_is_wanted(self) -> None:
+        plain, network = self.network(), self.network()
+        sparsity = _sparsity(network)
+        before = sparsity.masks()
+        if not self.make().chooses_weights:
+            settle(network, before)
+        self.make().recover(self.training(network, sparsity=sparsity))
+        for name, mask in before.items():
+            there = network.get_parameter(name) != 0
+            assert int(there.sum()) <= int(mask.sum())
+            assert torch.equal(there, mask_of(there.float(), sparsity.decisions[name]) & there)
+            if not self.make().chooses_weights:
+                assert not (there & ~mask).any()
+            assert not torch.equal(network.get_parameter(name), plain.get_parameter(name) * mask)
+
+    @pytest.mark.parametrize("deaths", [(1,), (5, 3)])
+    def test_killed_and_continued_it_lets_the_same_weights_leave(
+        self, deaths: tuple[int, ...]
+    ) -> None:
+        checkpoint, sparsity = MemoryCheckpoint(), _sparsity(self.network())
+        for lives in deaths:
+            checkpoint.lives = lives
+            with pytest.raises(Killed):
+                self.trained(checkpoint=checkpoint, sparsity=sparsity)
+        checkpoint.lives = None
+        continued = self.trained(checkpoint=checkpoint, sparsity=sparsity)
+        assert _equal(continued, self.trained(sparsity=sparsity))
+
+    def test_units_leave_without_changing_what_is_computed(self) -> None:
+        removal, network, before = self.removal(), self.network(), self.network()
+        self.make().recover(self.training(network, removal=removal))
+        for name, mask in removal.masks().items():
+            assert not network.get_parameter(name)[~mask].any()
+            assert not torch.equal(network.get_parameter(name), before.get_parameter(name) * mask)
+        inputs = self.training(network).batch(0).inputs
+        carved = removal.carve(network)
+        torch.testing.assert_close(carved(inputs), network(inputs), rtol=1e-4, atol=1e-5)
+        kept = sum(each.numel() for each in carved.parameters())
+        assert kept < sum(each.numel() for each in network.parameters())
+
+    @pytest.mark.parametrize("deaths", [(1,), (5, 3), (STEPS - 1,)])
+    def test_killed_and_continued_it_prepares_the_same_units(self, deaths: tuple[int, ...]) -> None:
+        checkpoint, removal = MemoryCheckpoint(), self.removal()
+        for lives in deaths:
+            checkpoint.lives = lives
+            with pytest.raises(Killed):
+                self.trained(checkpoint=checkpoint, removal=removal)
+        checkpoint.lives = None
+        continued = self.trained(checkpoint=checkpoint, removal=removal)
+        assert _equal(continued, self.trained(removal=removal))
+
     def test_a_loss_that_is_no_number_names_its_step(self) -> None:
         network = self.network()
         training = self.training(network)
@@ -153,6 +223,16 @@ class RecoveryContract:
 
         with pytest.raises(NonFiniteError, match="step 4"):
             self.make().recover(self.training(network, loss=loss))
+
+
+def _sparsity(network: nn.Module) -> Sparsity:
+    """Return a share of one kernel's weights, and two of four of another's, by magnitude."""
+    decisions = {
+        "0.weight": LayerDecision(keep_ratio=0.3),
+        "5.weight": LayerDecision(pattern="2:4"),
+    }
+    saliencies = {name: network.get_parameter(name).detach().abs() for name in decisions}
+    return Sparsity(decisions, saliencies)
 
 
 def _equal(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:

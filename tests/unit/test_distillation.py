@@ -194,9 +194,9 @@ def test_layers_of_dropped_blocks_are_passed_over(bench: Workbench) -> None:
 
 
 def trained(evaluator: NetworkEvaluator, rung: int = 1, **more: Any) -> dict[str, Tensor]:
-    item = WorkItem(1, NARROW, rung, seed=3)
+    item = WorkItem(1, NARROW, rung, seed=3, **more)
     network = evaluator.bench.plan.carve(NARROW)
-    evaluator.builder._recoveries.recover(network, item, **more)
+    evaluator.builder._recoveries.recover(network, item)
     return dict(network.state_dict())
 
 

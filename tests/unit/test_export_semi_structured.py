@@ -20,12 +20,13 @@ from torch.sparse import _semi_structured_conversions as theirs
 from autoprune.contracts.exporter import Candidate, Exporter, PolicyExporter
 from autoprune.errors import ExportError
 from autoprune.exporters import semi_structured_exporter
-from autoprune.exporters._two_four import matrix_of, packed, share_that_fits, unpacked
+from autoprune.exporters._two_four import packed, share_that_fits, unpacked
 from autoprune.exporters.semi_structured_exporter import SemiStructured
 from autoprune.plugins import load
 from autoprune.policy import LayerDecision
 from autoprune.quantization.form import attach
 from autoprune.seal import open_seal
+from autoprune.surgery.sparsify import matrix_of
 from autoprune.testing import ExporterContract
 from tests import exporting
 from tests.handing_over import reseal, stamp_in

@@ -83,6 +83,48 @@ class TestMixedOfFewBits(SpaceContract):
         return [Policy(), _with(inside, "conv5", LayerDecision(32, 32))]
 
 
+class TestMixedOfSingleWeights(SpaceContract):
+    """Weights leave alone, in patterns, and of two layers in place of one never."""
+
+    def groups(self) -> GroupTable:
+        return GROUPS
+
+    def make(self) -> SearchSpace:
+        return Mixed(
+            GROUPS,
+            bits=(8, 32),
+            rank=(0.25, 1.0),
+            weights=(1.0, "2:4", 0.3, "4x1@0.5"),
+            criterion=("l1", "lamp"),
+            depth=True,
+            protect=("first",),
+        )
+
+    def outside(self) -> Sequence[Policy]:
+        inside = self.make().decode({x.name: _first(x) for x in self.make().parameters})
+        return [
+            _with(inside, "conv1", LayerDecision(8, 8, keep_ratio=0.3)),
+            _with(inside, "conv2", LayerDecision(8, 8, keep_ratio=0.4)),
+            _with(inside, "conv2", LayerDecision(8, 8, pattern="4:8")),
+        ]
+
+
+def test_what_stays_of_weights_is_decoded_by_hand() -> None:
+    space = Mixed(GROUPS, bits=(32,), weights=("4x1@0.5", 1.0, 0.25, "2:4"))
+    axes = {each.name: each for each in space.parameters if each.name.endswith(":weights")}
+    assert axes["conv1:weights"].high == 3
+    # Attention is several operations: its weights leave one by one.
+    assert axes["attention:weights"].high == 1
+    policy = space.decode(values(space, conv1__weights=0, conv2__weights=1, conv3__weights=2))
+    assert policy.layer("conv1") == LayerDecision(keep_ratio=0.25)
+    assert policy.layer("conv2") == LayerDecision(pattern="2:4")
+    assert policy.layer("conv3") == LayerDecision(keep_ratio=0.5, pattern="4x1")
+    assert "conv4" not in policy.layers
+    assert (
+        space.nearest(Policy(layers={"conv1": LayerDecision(keep_ratio=0.2)}))["conv1:weights"] == 0
+    )
+
+
 def _with(policy: Policy, layer: str, decision: LayerDecision) -> Policy:
     return replace(policy, layers={**policy.layers, layer: decision})
 
@@ -191,6 +233,11 @@ def test_the_nearest_bits_are_nearest_by_their_ratio() -> None:
         ({"bits": ()}, "bits must be some of"),
         ({"activation_bits": (12,)}, "activation_bits must be some of"),
         ({"rank": (0.0, 1.0)}, "shares of the full rank"),
+        ({"weights": ()}, "weights must name what may stay"),
+        ({"weights": (0.0,)}, "weights: keep_ratio must be in"),
+        ({"weights": ("4:2",)}, "weights: pattern must be N:M"),
+        ({"weights": ("4x1",)}, "give the share of blocks that stay, as in '4x1@0.5'"),
+        ({"weights": ("4x1@most",)}, "weights: keep_ratio must be in"),
         ({"protect": ("conv9",)}, "protect pattern 'conv9' matches no layer"),
     ],
 )

@@ -1,0 +1,130 @@
+"""Single weights of candidates leave: scored once per job, chosen per policy, made good."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from autoprune import plugins
+from autoprune.contracts.criterion import Criterion, WeightCriterion
+from autoprune.errors import PolicyError
+from autoprune.evaluation.keyed_file import KeyedFile, key_of
+from autoprune.evaluation.workbench import Workbench
+from autoprune.job.spec import PluginSpec
+from autoprune.policy import Policy
+from autoprune.surgery.reconstruct import LayerMoments
+from autoprune.surgery.sparse_solve import solve_sparse
+from autoprune.surgery.sparsify import Sparsity, settle, sparsity_of
+
+
+class Sparsification:
+    """Makes the candidates of a workbench sparse.
+
+    What single weights are worth is found out once per job by the first process that needs it,
+    and read by all others from `files`; without those, once per process.
+    """
+
+    def __init__(self, bench: Workbench, files: Path | None) -> None:
+        self.bench = bench
+        self.files = files
+        self._saliencies: dict[str, Mapping[str, Tensor]] = {}
+
+    def sparsity(self, policy: Policy) -> Sparsity | None:
+        """Return which weights of the carved network leave; None where all stay.
+
+        Raises `PolicyError` for a criterion that does not judge single weights.
+        """
+        if not policy.is_sparse:
+            return None
+        dense = self._of_criterion(policy.recipe.criterion)
+        wanted = {
+            name
+            for layer in self.bench.preparation.graph.groups.layers
+            if policy.layer(layer.name).is_sparse
+            for name in layer.tensors
+        }
+        own = {name: each for name, each in dense.items() if name in wanted}
+        groups = self.bench.preparation.graph.groups
+        return sparsity_of(groups, policy, self.bench.plan.sliced(own, policy))
+
+    @torch.no_grad()
+    def apply(
+        self, network: nn.Module, policy: Policy, sparsity: Sparsity, images: int | None
+    ) -> None:
+        """Make a carved network sparse, in place.
+
+        With `images`, what stays of a kernel is corrected so that its layer computes nearly what
+        it did, by the moments of what it reads on so many training images; those of layers
+        which have none are only made zero elsewhere.
+        """
+        masks = sparsity.masks()
+        if images is None:
+            settle(network, masks)
+            return
+        moments = self.bench.moments(images, every=True)
+        kept = self.bench.plan.kept_entries(policy)
+        for name, mask in masks.items():
+            layer, _, kernel = name.rpartition(".")
+            known = moments.layers.get(layer) if kernel == "weight" else None
+            if known is not None:
+                own = network.get_submodule(layer)
+                _correct(own, known.carved(kept.get((name, 1)), own), mask)
+        settle(network, masks)
+
+    def _of_criterion(self, name: str) -> Mapping[str, Tensor]:
+        """Return what every weight of the dense network is worth, by the kernels' names."""
+        if name not in self._saliencies:
+            self._saliencies[name] = self._read(name) or self._found(name)
+        return self._saliencies[name]
+
+    def _found(self, name: str) -> dict[str, Tensor]:
+        job, device = self.bench.job, self.bench.device
+        criterion: Criterion = plugins.create("criterion", PluginSpec(name=name), seed=job.seed)
+        if not isinstance(criterion, WeightCriterion):
+            raise PolicyError(f"criterion {name!r} judges whole units, not single weights")
+        evidence = self.bench.evidence
+        judged = criterion.saliencies(evidence)
+        # Kernels that the criterion cannot see lose their smallest weights.
+        found = {
+            kernel: torch.from_numpy(judged.get(kernel, abs(evidence.weights[kernel]))).float()
+            for kernel in evidence.kernels
+        }
+        if (file := self._file(name)) is not None:
+            file.write({kernel: each.contiguous() for kernel, each in found.items()}, {})
+        return {kernel: each.to(device) for kernel, each in found.items()}
+
+    def _read(self, name: str) -> dict[str, Tensor] | None:
+        file = self._file(name)
+        kept = None if file is None else file.read()
+        device = self.bench.device
+        return None if kept is None else {x: each.to(device) for x, each in kept[0].items()}
+
+    def _file(self, name: str) -> KeyedFile | None:
+        if self.files is None:
+            return None
+        job = self.bench.job
+        what = {
+            "saliencies": name,
+            "seed": job.seed,
+            "images": job.scoring.images,
+            "data": job.data.model_dump(mode="json", by_alias=True),
+            "weights": self.bench.preparation.fingerprint,
+        }
+        return KeyedFile(self.files, key_of(what))
+
+
+def _correct(layer: nn.Module, moments: LayerMoments, mask: Tensor) -> None:
+    """Give what stays of a kernel the values that make its outputs closest to what they were."""
+    weight, columns = layer.get_parameter("weight"), mask.flatten(1)
+    if moments.has_bias:
+        columns = torch.cat([columns, torch.ones_like(columns[:, :1])], dim=1)
+    kernel = solve_sparse(moments, columns)
+    if kernel is None:  # moments that are no numbers: what stays is left as it is
+        return
+    if moments.has_bias:
+        layer.get_parameter("bias").copy_(kernel[:, -1])
+        kernel = kernel[:, :-1]
+    weight.copy_(kernel.reshape(weight.shape))
