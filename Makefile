@@ -26,6 +26,7 @@ unit: $(STAMP)
 # What takes minutes because it waits for clusters, servers and databases to fail.
 outages: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow and ray" tests
+	$(BIN)/python -m pytest -m slow tests/e2e/test_outages.py
 
 slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow tests

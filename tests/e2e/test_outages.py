@@ -24,6 +24,9 @@ from autoprune.store.location import open_store, record_of
 from autoprune.trial import TrialState
 from tests.postgres import Server, shared_server
 
+# They wait for a storage to go and to come back.
+pytestmark = pytest.mark.slow
+
 CLI = [sys.executable, "-m", "autoprune.cli.main"]
 
 

@@ -327,7 +327,7 @@ def _settings(examples: int, steps: int) -> settings:
 def test_whatever_happens_the_log_is_right(
     engine: Callable[[], Engine], caplog: pytest.LogCaptureFixture
 ) -> None:
-    run_state_machine_as_test(engine, settings=_settings(30, 30))
+    run_state_machine_as_test(engine, settings=_settings(15, 30))
     assert "does not repeat" not in caplog.text
 
 
