@@ -19,7 +19,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,60 +59,44 @@ def main() -> None:
     }
     for name in sys.argv[1:] or list(parts):
         for line in parts[name]():
-            print(json.dumps({"part": name, **line}), flush=True)
+            print(json.dumps({"part": name, **line}, ensure_ascii=False), flush=True)
 
 
 def structured() -> Iterator[dict[str, Any]]:
-    """Yield a line per criterion: error at every share, seconds to score, and its ranks."""
-    rows = []
-    for name in fitting():
-        seconds, errors = [], {share: ([], []) for share in SHARES}  # type: ignore[var-annotated]
-        for seed in SEEDS:
-            begun = time.perf_counter()
-            found = preflight(resnet20(seed, criterion=name))
-            seconds.append(time.perf_counter() - begun)
-            evaluator = evaluator_of(found)
-            for share, (on_v, on_t) in errors.items():
+    """Yield a line per criterion: error on V and T at every share of the macs."""
+    errors: dict[str, dict[str, list[float]]] = {name: {} for name in fitting()}
+    for seed in SEEDS:
+        found = preflight(resnet20(seed, tuple(errors)))
+        evaluator = evaluator_of(found)
+        for name, row in errors.items():
+            for share in SHARES:
                 policy = replace(of_share(found, share), recipe=Recipe(name))
-                on_v.append(error(evaluator, policy, "search"))
-                on_t.append(error(evaluator, policy, "report"))
-        row: dict[str, Any] = {"criterion": name}
-        for share, (on_v, on_t) in errors.items():
-            row |= {f"V_{share}": told(on_v), f"T_{share}": told(on_t)}
-        rows.append(row)
-    yield from ranked(rows, f"V_{SHARES[-1]}")
+                judge(evaluator, policy, f"{share:.0%}", row)
+    yield from ranked(errors, f"V {SHARES[-1]:.0%}")
 
 
 def weights() -> Iterator[dict[str, Any]]:
     """Yield a line per criterion of single weights: error with and without the solve."""
-    rows = []
-    for name in fitting(single=True):
-        errors: dict[str, list[float]] = {"V_bn": [], "T_bn": [], "V_ridge": [], "T_ridge": []}
-        for seed in SEEDS:
-            found = preflight(resnet20(seed, criterion=name, single=True))
-            evaluator = evaluator_of(found)
-            for repair, label in (("bn", "bn"), ("both", "ridge")):
-                policy = sparse(found, Recipe(name, repair=repair))  # type: ignore[arg-type]
-                errors[f"V_{label}"].append(error(evaluator, policy, "search"))
-                errors[f"T_{label}"].append(error(evaluator, policy, "report"))
-        rows.append({"criterion": name, **{key: told(each) for key, each in errors.items()}})
-    yield from ranked(rows, "V_bn")
+    yield from of_weights(resnet20, {"bn": "bn", "both": "solved"}, KEPT)
 
 
 def transformer() -> Iterator[dict[str, Any]]:
     """Yield a line per criterion of single weights on a transformer, no batch norms in it."""
     trained_transformer()
-    rows = []
-    for name in fitting(single=True):
-        errors: dict[str, list[float]] = {"T": [], "T_ridge": []}
-        for seed in SEEDS:
-            found = preflight(of_digits(seed, name))
-            evaluator = evaluator_of(found)
-            for repair, label in (("none", "T"), ("ridge", "T_ridge")):
-                policy = sparse(found, Recipe(name, repair=repair), 0.3)  # type: ignore[arg-type]
-                errors[label].append(error(evaluator, policy, "report"))
-        rows.append({"criterion": name, **{key: told(each) for key, each in errors.items()}})
-    yield from ranked(rows, "T")
+    yield from of_weights(of_digits, {"none": "cut", "ridge": "solved"}, 4 * KEPT)
+
+
+def of_weights(job: Any, repairs: dict[str, str], share: float) -> Iterator[dict[str, Any]]:
+    """Yield a line per criterion, for so many weights of every kernel and several repairs."""
+    errors: dict[str, dict[str, list[float]]] = {name: {} for name in fitting(single=True)}
+    for seed in SEEDS:
+        found = preflight(job(seed, tuple(errors), single=True))
+        evaluator = evaluator_of(found)
+        for name, row in errors.items():
+            for repair, label in repairs.items():
+                recipe = Recipe(name, repair=repair)  # type: ignore[arg-type]
+                judge(evaluator, sparse(found, recipe, share), label, row)
+    yield from ranked(errors, f"V {next(iter(repairs.values()))}")
 
 
 def speed() -> Iterator[dict[str, Any]]:
@@ -145,38 +129,27 @@ def fitting(*, single: bool = False) -> list[str]:
     return [name for name in names if not single or issubclass(kind[name], WeightCriterion)]
 
 
-def resnet20(seed: int, criterion: str, *, single: bool = False) -> Any:
-    """Return the job of CIFAR-10 and its ResNet-20."""
+def resnet20(seed: int, criteria: tuple[str, ...], *, single: bool = False) -> Any:
+    """Return the job of CIFAR-10 and its ResNet-20; the seed draws V, T and training images."""
     data = ROOT.parent / "shared" / "data"
-    space: dict[str, Any] = {"name": "layerwise", "criterion": criterion}
-    if single:
-        space = {"name": "mixed", "bits": [32], "weights": [KEPT, 1.0], "criterion": criterion}
-    splits = {"source": "test", "search": 5000, "report": 5000, "seed": 0}
+    splits = {"source": "test", "search": 5000, "report": 5000, "seed": seed}
     path = os.environ.get("AUTOPRUNE_CIFAR10", str(data / "cifar10.npz"))
     checkpoint = os.environ.get("AUTOPRUNE_RESNET20", str(data / "resnet20-12fca82f.th"))
-    return validated(
-        {
-            "model": {"name": "cifar_resnet20", "checkpoint": checkpoint},
-            "data": {"name": "cifar10", "path": path, "splits": splits},
-            "objectives": ["error"],
-            "space": space,
-            "seed": seed,
-        }
-    )
+    model = {"name": "cifar_resnet20", "checkpoint": checkpoint}
+    return job_of(model, {"name": "cifar10", "path": path, "splits": splits}, criteria, single)
 
 
-def of_digits(seed: int, criterion: str) -> Any:
+def of_digits(seed: int, criteria: tuple[str, ...], *, single: bool = False) -> Any:
     """Return the job of the transformer."""
-    space = {"name": "mixed", "bits": [32], "weights": [KEPT, 1.0], "criterion": criterion}
-    return validated(
-        {
-            "model": {"import": f"{__name__}:small_transformer", "checkpoint": str(CHECKPOINT)},
-            "data": {"name": "digits"},
-            "objectives": ["error"],
-            "space": space,
-            "seed": seed,
-        }
-    )
+    model = {"import": "benchmarks.criteria:Transformer", "checkpoint": str(CHECKPOINT)}
+    return job_of(model, {"name": "digits", "splits": {"seed": seed}}, criteria, single)
+
+
+def job_of(model: Any, data: Any, criteria: tuple[str, ...], single: bool) -> Any:
+    """Return a job whose policies may carry any of the criteria."""
+    space: dict[str, Any] = {"name": "mixed", "bits": [32], "criterion": list(criteria)}
+    space |= {"weights": [KEPT, 1.0]} if single else {}
+    return validated({"model": model, "data": data, "objectives": ["error"], "space": space})
 
 
 def evaluator_of(found: Preflight) -> NetworkEvaluator:
@@ -196,33 +169,32 @@ def of_share(found: Preflight, share: float) -> Policy:
     return min(candidates, key=lambda one: abs(graph.costs.costs(one).macs - wanted))
 
 
-def sparse(found: Preflight, recipe: Recipe, share: float = KEPT) -> Policy:
+def sparse(found: Preflight, recipe: Recipe, share: float) -> Policy:
     """Return the policy that keeps the same share of the weights of every kernel."""
     groups = found.preparation.graph.groups
     layers = {x.name: LayerDecision(keep_ratio=share) for x in groups.layers if x.reason is None}
     return groups.canonical(Policy(layers=layers, recipe=recipe))
 
 
-def error(evaluator: NetworkEvaluator, policy: Policy, split: Any) -> float:
-    """Return the error of a policy's network on V or T."""
-    return evaluator.evaluate(WorkItem(0, policy, split=split)).value("error")
+def judge(
+    evaluator: NetworkEvaluator, policy: Policy, label: str, row: dict[str, list[float]]
+) -> None:
+    """Add the errors of a policy's network on V and T to a row."""
+    for title, split in (("V", "search"), ("T", "report")):
+        item = WorkItem(0, policy, split=split)  # type: ignore[arg-type]
+        value = evaluator.evaluate(item).value("error")
+        row.setdefault(f"{title} {label}", []).append(100 * value)
 
 
-def told(values: Iterable[float]) -> str:
-    """Return mean and standard deviation in percent."""
-    numbers = [100 * each for each in values]
-    return f"{statistics.mean(numbers):.2f} ± {statistics.stdev(numbers):.2f}"
-
-
-def ranked(rows: list[dict[str, Any]], key: str) -> Iterator[dict[str, Any]]:
-    """Yield rows, the best first, with their ranks."""
-    for rank, row in enumerate(sorted(rows, key=lambda each: float(each[key].split()[0])), 1):
-        yield {"rank": rank, **row}
-
-
-def small_transformer() -> nn.Module:
-    """Return a vision transformer for digits: 16 patches, 4 layers, 64 features."""
-    return Transformer()
+def ranked(errors: dict[str, dict[str, list[float]]], key: str) -> Iterator[dict[str, Any]]:
+    """Yield means and standard deviations in percent, the best first."""
+    order = sorted(errors, key=lambda name: statistics.mean(errors[name][key]))
+    for rank, name in enumerate(order, 1):
+        told = {
+            label: f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
+            for label, values in errors[name].items()
+        }
+        yield {"rank": rank, "criterion": name, **told}
 
 
 class Transformer(nn.Module):
