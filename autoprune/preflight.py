@@ -12,15 +12,15 @@ from typing import Any
 
 import torch
 
+from autoprune import plugins
 from autoprune.contracts.executor import EvaluatorSpec, WorkItem
 from autoprune.contracts.objective import Subject
-from autoprune.data.dataset import Dataset
 from autoprune.errors import InputError, ModelError
 from autoprune.evaluation.inference import BATCH, best_device, fastest_dtype
 from autoprune.evaluation.material import load_dataset, load_model, packed
 from autoprune.evaluation.preparation import Preparation
 from autoprune.evaluation.teachers import check_teacher
-from autoprune.evaluation.workbench import fingerprint, to_layout
+from autoprune.evaluation.workbench import fingerprint, scoring_samples, to_layout
 from autoprune.fidelity import policy_at
 from autoprune.graph.cost import Costs
 from autoprune.graph.network import NetworkGraph
@@ -32,7 +32,7 @@ from autoprune.policy import Policy
 from autoprune.reachability import Reach, reaches
 from autoprune.rebuild import shrunk
 from autoprune.runtimes.catalog import create
-from autoprune.scoring.evidence import Evidence, Samples
+from autoprune.scoring.evidence import Evidence
 from autoprune.scoring.gathering import gathered, require_weight_criteria
 from autoprune.scoring.gathering import remarks as scoring_remarks
 from autoprune.space import Choice, Float, SearchSpace, Value
@@ -93,6 +93,7 @@ def preflight(job: Job) -> Preflight:
     dense, lowest = graph.costs.costs(Policy()), _lowest(space, preparation)
     if lowest.is_sparse:
         require_weight_criteria(criteria_of(job))
+    _require_units_alone(job, space)
     remarks = scoring_remarks(tables), _target_remarks(job, graph, lowest, model)
     spec = evaluator_spec(job, preparation)
     ends = reaches(job, graph.costs, lowest, lambda: spec.build(material=packed(dataset, model)))
@@ -118,17 +119,26 @@ def _target_remarks(
     return tuple(target.remarks(shrunk(model, graph.groups, quantised[-1], graph.foldable)))
 
 
+def _require_units_alone(job: Job, space: SearchSpace) -> None:
+    """Raise `InputError` where a rung trains before units leave, and not units alone leave."""
+    # Not the canonical policy: with few units left ranks save nothing, and it has none.
+    lowest = space.decode(_lowest_values(space))
+    if not (lowest.is_sparse or lowest.factorises):
+        return
+    for index, rung in enumerate(job.rungs):
+        trains = rung.finetune_steps is not None or rung.finetune_epochs is not None
+        if trains and plugins.load("recovery", rung.recovery.name).begins_dense:
+            raise InputError(
+                f"rungs.{index}.recovery: {rung.recovery.name!r} trains the dense network before "
+                "units leave, and this space lets single weights or ranks leave too; take another "
+                "recovery, such as finetune, or leave space.weights and space.rank out"
+            )
+
+
 def criteria_of(job: Job) -> tuple[str, ...]:
     """Return the names of the criteria that the job's policies may carry."""
     named = job.space.options.get("criterion", "l1")
     return (named,) if isinstance(named, str) else tuple(named)
-
-
-def scoring_samples(job: Job, dataset: Dataset, device: torch.device) -> Samples:
-    """Return the training images that criteria look at."""
-    part = dataset.train
-    inputs = dataset.normalise(part.inputs[: job.scoring.images].to(device))
-    return Samples(inputs, part.labels[: job.scoring.images].to(device))
 
 
 def _multiple(job: Job, dense: Subject) -> int:
@@ -206,10 +216,7 @@ def inspection(found: Preflight, seconds: float) -> dict[str, Any]:
 
 def _lowest(space: SearchSpace, preparation: Preparation) -> Policy:
     """Return the policy of every number's lowest value, and of the options that cost least."""
-    values: dict[str, Value] = {
-        each.name: each.options[0] if isinstance(each, Choice) else each.low
-        for each in space.parameters
-    }
+    values = _lowest_values(space)
 
     def with_option(name: str, option: Value) -> Costs:
         return preparation.graph.costs.costs(space.decode({**values, name: option}))
@@ -219,6 +226,14 @@ def _lowest(space: SearchSpace, preparation: Preparation) -> Policy:
             macs = [with_option(each.name, option).macs for option in each.options]
             values[each.name] = each.options[macs.index(min(macs))]
     return preparation.graph.groups.canonical(space.decode(values))
+
+
+def _lowest_values(space: SearchSpace) -> dict[str, Value]:
+    """Return every number's lowest value, and the first options."""
+    return {
+        each.name: each.options[0] if isinstance(each, Choice) else each.low
+        for each in space.parameters
+    }
 
 
 def _check_classes(model: torch.nn.Module, sample: torch.Tensor, num_classes: int) -> None:

@@ -36,7 +36,8 @@ from autoprune.evaluation.evaluator import NetworkEvaluator
 from autoprune.job.spec import PluginSpec
 from autoprune.policy import LayerDecision, Policy, Recipe
 from autoprune.preflight import Preflight, preflight
-from autoprune.scoring.evidence import Evidence, Samples
+from autoprune.scoring.evidence import Evidence
+from autoprune.scoring.passes import Samples
 from autoprune.scoring.table import score_groups
 from autoprune.tracing.discovery import discover
 from autoprune.validation import validated

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from autoprune.scoring.evidence import Evidence, Samples
+from autoprune.scoring.evidence import Evidence
+from autoprune.scoring.passes import Samples
 from autoprune.tracing.discovery import discover
 
 

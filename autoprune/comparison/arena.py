@@ -20,9 +20,10 @@ from autoprune.contracts.objective import Objective, Subject
 from autoprune.evaluation.evaluator import NetworkEvaluator
 from autoprune.evaluation.keyed_file import key_of
 from autoprune.evaluation.recovery import training_steps
+from autoprune.evaluation.workbench import scoring_samples
 from autoprune.executor.failure import failure_of
 from autoprune.policy import Policy
-from autoprune.preflight import Preflight, scoring_samples
+from autoprune.preflight import Preflight
 from autoprune.scoring.evidence import Evidence
 from autoprune.scoring.gathering import gather
 from autoprune.scoring.table import ScoreTable

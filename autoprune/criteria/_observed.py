@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from autoprune.graph.units import voted
-from autoprune.scoring.evidence import Evidence, Samples
+from autoprune.scoring.evidence import Evidence
+from autoprune.scoring.passes import Samples
 
 Seen = Mapping[str, Mapping[str, np.ndarray]]
 """Group → kernel that reads it → what is kept of every sample and unit, (samples, units)."""

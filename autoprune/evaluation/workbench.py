@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autoprune.data.dataset import Part
+from autoprune.data.dataset import Dataset, Part
 from autoprune.errors import ModelError
 from autoprune.evaluation.inference import BATCH, best_device, channels_last
 from autoprune.evaluation.keyed_file import digest
@@ -29,7 +29,8 @@ from autoprune.evaluation.weights import load_weights
 from autoprune.job.spec import Job
 from autoprune.policy import Policy
 from autoprune.rebuild import shrunk
-from autoprune.scoring.evidence import Evidence, Samples
+from autoprune.scoring.evidence import Evidence
+from autoprune.scoring.passes import Samples
 from autoprune.surgery.plan import Plan, Scores
 from autoprune.surgery.reconstruct import Moments
 
@@ -74,9 +75,7 @@ class Workbench:
     @cached_property
     def evidence(self) -> Evidence:
         """What criteria may know of the dense network."""
-        images, part = self.job.scoring.images, self.dataset.train
-        inputs = self.dataset.normalise(part.inputs[:images].to(self.device))
-        samples = Samples(inputs, part.labels[:images].to(self.device))
+        samples = scoring_samples(self.job, self.dataset, self.device)
         return Evidence(self.model, self.preparation.graph.groups, samples)
 
     def moments(self, images: int, *, every: bool = False) -> Moments:
@@ -108,6 +107,13 @@ class Workbench:
         """Return the part called `train`, `search` or `report`."""
         part: Part = getattr(self.dataset, name)
         return part
+
+
+def scoring_samples(job: Job, dataset: Dataset, device: torch.device) -> Samples:
+    """Return the training images that criteria look at."""
+    images, part = job.scoring.images, dataset.train
+    inputs = dataset.normalise(part.inputs[:images].to(device))
+    return Samples(inputs, part.labels[:images].to(device))
 
 
 def kept_network(bench: Workbench, files: Path, policy: Policy, weights: str) -> nn.Module:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.contracts.criterion import Criterion, WeightCriterion
-from autoprune.scoring.evidence import Evidence, Samples
+from autoprune.scoring.evidence import Evidence
+from autoprune.scoring.passes import Samples
 from autoprune.scoring.table import score_groups
 from autoprune.tracing.discovery import discover
 

@@ -17,7 +17,8 @@ from autoprune.criteria.entropy import Entropy
 from autoprune.criteria.flap import Flap
 from autoprune.criteria.hrank import HRank
 from autoprune.criteria.wanda import Wanda
-from autoprune.scoring.evidence import Evidence, Samples
+from autoprune.scoring.evidence import Evidence
+from autoprune.scoring.passes import Samples
 from autoprune.testing import CriterionContract, WeightCriterionContract
 from tests.judging import dense, encoder, evidence_of, mixing, read_by, residual
 

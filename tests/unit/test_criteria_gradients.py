@@ -23,7 +23,8 @@ from autoprune.criteria.snip import Snip
 from autoprune.criteria.synflow import SynFlow
 from autoprune.errors import PluginError
 from autoprune.job.spec import PluginSpec
-from autoprune.scoring.evidence import Evidence, Samples
+from autoprune.scoring.evidence import Evidence
+from autoprune.scoring.passes import Samples
 from autoprune.scoring.table import score_groups
 from autoprune.testing import CriterionContract, WeightCriterionContract
 from autoprune.tracing.discovery import discover

@@ -13,7 +13,8 @@ from autoprune.contracts.criterion import Criterion
 from autoprune.criteria.chip import Chip, independence
 from autoprune.criteria.entropy import Entropy
 from autoprune.criteria.hrank import HRank
-from autoprune.scoring.evidence import Evidence, Samples
+from autoprune.scoring.evidence import Evidence
+from autoprune.scoring.passes import Samples
 from autoprune.scoring.table import score_groups
 from autoprune.testing import CriterionContract
 from tests.judging import dense, evidence_of, mixing, read_by, residual

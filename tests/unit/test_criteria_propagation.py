@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from autoprune.contracts.criterion import Criterion
 from autoprune.criteria.nisp import Nisp
 from autoprune.criteria.relevance import Relevance
-from autoprune.scoring.evidence import Evidence, Samples
+from autoprune.scoring.evidence import Evidence
+from autoprune.scoring.passes import Samples
 from autoprune.testing import CriterionContract
 from autoprune.tracing.discovery import discover
 from tests.judging import dense, encoder, evidence_of, residual

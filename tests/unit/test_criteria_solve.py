@@ -17,7 +17,8 @@ from autoprune.criteria.obs import Obs
 from autoprune.criteria.thinet import ThiNet
 from autoprune.graph.group import PrunableGroup, Slice
 from autoprune.policy import Policy
-from autoprune.scoring.evidence import Evidence, Samples
+from autoprune.scoring.evidence import Evidence
+from autoprune.scoring.passes import Samples
 from autoprune.scoring.table import score_groups
 from autoprune.surgery.plan import Plan
 from autoprune.surgery.reconstruct import LayerMoments, Moments, reconstruct

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from autoprune.contracts.criterion import WeightCriterion
 from autoprune.criteria.synflow import SynFlow
-from autoprune.scoring.evidence import Evidence, Samples
+from autoprune.scoring.evidence import Evidence
+from autoprune.scoring.passes import Samples
 from autoprune.scoring.table import score_groups
 from autoprune.testing import WeightCriterionContract
 from autoprune.tracing.discovery import discover

@@ -16,7 +16,8 @@ from torch.nn import functional
 from autoprune.contracts.criterion import Need
 from autoprune.criteria.taylor import Taylor
 from autoprune.graph.group import PrunableGroup
-from autoprune.scoring.evidence import Evidence, Samples
+from autoprune.scoring.evidence import Evidence
+from autoprune.scoring.passes import Samples
 from autoprune.scoring.table import score_groups
 from autoprune.tracing.discovery import discover
 from tests.networks import Chain, Concat, Residual, built
@@ -353,3 +354,20 @@ def test_samples_without_labels_are_refused_where_labels_are_needed() -> None:
     with pytest.raises(ValueError, match="declare them in `needs`"):
         evidence.gates  # noqa: B018
     assert [len(labels) for _, labels in evidence.batches()] == [6]
+
+
+def test_convolutions_in_groups_read_their_units_in_every_group() -> None:
+    generator = torch.Generator().manual_seed(0)
+    first, grouped = nn.Conv2d(2, 8, 1), nn.Conv2d(8, 8, 3, padding=1, groups=2)
+    model = nn.Sequential(first, nn.ReLU(), grouped, nn.ReLU(), nn.Flatten(), nn.Linear(128, 3))
+    inputs = torch.randn(6, 2, 4, 4, generator=generator)
+    groups = discover(model.eval(), inputs[:2]).groups
+    evidence = Evidence(model, groups, Samples(inputs, torch.arange(6) % 3))
+    read = groups["0"]
+    seen = evidence.observed(lambda x: x.mean(dim=2))[read.name]["2.weight"]
+    with torch.no_grad():
+        maps = torch.relu(first(inputs)).mean(dim=(2, 3))
+    places = next(each.entries for each in read.slices if each.tensor == "0.weight")
+    expected = torch.stack([maps[:, unit].mean(dim=1) for unit in places], dim=1)
+    assert seen.shape == (6, read.units)
+    np.testing.assert_allclose(seen, expected.numpy(), rtol=1e-5)

@@ -31,7 +31,7 @@ def test_suffixed_files_answer_to_their_plain_name() -> None:
 def test_unknown_names_suggest_the_nearest() -> None:
     with pytest.raises(PluginError, match="did you mean 'nsga2'"):
         plugins.load("searcher", "nsga-2")
-    with pytest.raises(PluginError, match="allowed: activation_norm, .*l1, l2, .*random"):
+    with pytest.raises(PluginError, match=r"allowed: activation_norm, .*l1, l2, .*random"):
         plugins.load("criterion", "xyz")
 
 
