@@ -78,16 +78,18 @@ def structured() -> Iterator[dict[str, Any]]:
 
 def weights() -> Iterator[dict[str, Any]]:
     """Yield a line per criterion of single weights: error with and without the solve."""
-    yield from of_weights(resnet20, {"bn": "bn", "both": "solved"}, KEPT)
+    yield from of_weights(resnet20, {"bn": "bn", "both": "solved"}, KEPT, ends=0)
 
 
 def transformer() -> Iterator[dict[str, Any]]:
     """Yield a line per criterion of single weights on a transformer, no batch norms in it."""
     trained_transformer()
-    yield from of_weights(of_digits, {"none": "cut", "ridge": "solved"}, 4 * KEPT)
+    yield from of_weights(of_digits, {"none": "cut", "ridge": "solved"}, 3 * KEPT, ends=1)
 
 
-def of_weights(job: Any, repairs: dict[str, str], share: float) -> Iterator[dict[str, Any]]:
+def of_weights(
+    job: Any, repairs: dict[str, str], share: float, ends: int
+) -> Iterator[dict[str, Any]]:
     """Yield a line per criterion, for so many weights of every kernel and several repairs."""
     errors: dict[str, dict[str, list[float]]] = {name: {} for name in fitting(single=True)}
     for seed in SEEDS:
@@ -96,7 +98,7 @@ def of_weights(job: Any, repairs: dict[str, str], share: float) -> Iterator[dict
         for name, row in errors.items():
             for repair, label in repairs.items():
                 recipe = Recipe(name, repair=repair)  # type: ignore[arg-type]
-                judge(evaluator, sparse(found, recipe, share), label, row)
+                judge(evaluator, sparse(found, recipe, share, ends), label, row)
     yield from ranked(errors, f"V {next(iter(repairs.values()))}")
 
 
@@ -170,10 +172,14 @@ def of_share(found: Preflight, share: float) -> Policy:
     return min(candidates, key=lambda one: abs(graph.costs.costs(one).macs - wanted))
 
 
-def sparse(found: Preflight, recipe: Recipe, share: float) -> Policy:
-    """Return the policy that keeps the same share of the weights of every kernel."""
+def sparse(found: Preflight, recipe: Recipe, share: float, ends: int) -> Policy:
+    """Return the policy that keeps the same share of the weights of every kernel.
+
+    So many layers at either end keep all of theirs.
+    """
     groups = found.preparation.graph.groups
-    layers = {x.name: LayerDecision(keep_ratio=share) for x in groups.layers if x.reason is None}
+    able = [each.name for each in groups.layers if each.reason is None]
+    layers = dict.fromkeys(able[ends : len(able) - ends], LayerDecision(keep_ratio=share))
     return groups.canonical(Policy(layers=layers, recipe=recipe))
 
 

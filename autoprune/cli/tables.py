@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from autoprune.numbers import readable
@@ -203,7 +204,7 @@ def print_plugins(listing: Mapping[str, Mapping[str, str]]) -> None:
         table.add_column(no_wrap=True, style="bold")
         table.add_column()
         for name, summary in plugins.items():
-            table.add_row(name, summary)
+            table.add_row(name, escape(summary))
         _console.print(table)
 
 

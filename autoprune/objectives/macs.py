@@ -9,7 +9,7 @@ from autoprune.trial import Measurement
 
 
 class Macs(Objective):
-    """Multiply-accumulates of one sample, in convolutions and linear layers."""
+    """Multiply-accumulates of one sample, in convolutions and linear layers, zeros included."""
 
     name: ClassVar[str] = "macs"
     unit: ClassVar[str] = "MACs"

@@ -9,7 +9,7 @@ from autoprune.trial import Measurement
 
 
 class Params(Objective):
-    """Number of parameters."""
+    """Number of parameters that are kept; weights that left do not count."""
 
     name: ClassVar[str] = "params"
     unit: ClassVar[str] = "parameters"
