@@ -90,6 +90,16 @@ class LayerDecision:
         return self.keep_ratio < 1.0
 
     @property
+    def kept(self) -> str:
+        """What stays of the weights, in words: `all`, `0.3`, `2:4`, `0.5 in 4x1`."""
+        if not self.is_sparse:
+            return "all"
+        share = f"{self.keep_ratio:.3g}"
+        if self.pattern is None:
+            return share
+        return self.pattern if self.shape.is_n_of_m else f"{share} in {self.pattern}"
+
+    @property
     def shape(self) -> Pattern:
         """The pattern in which single weights leave."""
         return Pattern.parse(self.pattern)

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from autoprune.numbers import readable
+from autoprune.policy import LayerDecision
 from autoprune.report.remarks import by_group, deployed, details, forecasts, is_deployed, remarks
 from autoprune.report.summary import summarise
 from autoprune.run import REPORT_NAME, Run
@@ -135,10 +136,8 @@ def _layer_table(layers: Mapping[str, Any]) -> Table:
         table.add_column(column, justify="left" if column == "layer" else "right")
     for name, layer in layers.items():
         rank = "full" if layer["rank"] is None else str(layer["rank"])
-        kept = f"{layer['keep_ratio']:.3g}"
-        if layer["pattern"] is not None:
-            kept = f"{layer['pattern']} ({kept})"
-        table.add_row(name, str(layer["weight_bits"]), str(layer["activation_bits"]), rank, kept)
+        bits = str(layer["weight_bits"]), str(layer["activation_bits"])
+        table.add_row(name, *bits, rank, LayerDecision(**layer).kept)
     return table
 
 

@@ -13,6 +13,7 @@ from autoprune import plugins
 from autoprune.contracts.exporter import Chosen, versions
 from autoprune.exporters._markdown import code, folded, plain, table
 from autoprune.numbers import readable
+from autoprune.policy import LayerDecision
 from autoprune.trial import Evaluation, Measurement, shown
 
 if TYPE_CHECKING:
@@ -177,7 +178,7 @@ def costs(source: Chosen) -> Iterator[str]:
 
 
 def policy(source: Chosen) -> Iterator[str]:
-    """List what is left of every group, and the bits of layers that have fewer than 32."""
+    """List what is left of every group, and what was decided about layers."""
     body = source.run.show_json(source.trial)
     yield "## What was taken away"
     yield ""
@@ -193,11 +194,12 @@ def policy(source: Chosen) -> Iterator[str]:
             str(each["weight_bits"]),
             str(each["activation_bits"]),
             "full" if each["rank"] is None else str(each["rank"]),
+            LayerDecision(**each).kept,
         ]
         for name, each in body["layers"].items()
     ]
     if layers:
-        header = ("Layer", "Weight bits", "Activation bits", "Rank")
+        header = ("Layer", "Weight bits", "Activation bits", "Rank", "Weights kept")
         yield from folded(f"{len(layers)} layers", list(table(header, layers)))
 
 
@@ -268,7 +270,7 @@ def _what(source: Chosen) -> str:
     trial = source.trial
     policy = source.run.as_evaluated(trial)
     words = [
-        *(["pruned"] if policy.removes else []),
+        *(["pruned"] if policy.removes or policy.is_sparse else []),
         *(["factorised"] if policy.factorises else []),
         *(["quantised"] if policy.is_quantised else []),
     ]

@@ -40,7 +40,7 @@ def units_alone(candidate: Candidate, tool: str, instead: str) -> Cut:
     """Return how a candidate was cut.
 
     Raises `ExportError`, which says `instead`, where blocks leave, where layers get bits or
-    ranks, and where nothing leaves at all.
+    ranks or lose single weights, and where nothing leaves at all.
     """
     cut = cut_of(candidate)
     objections = [f"block {name!r} is left out" for name in sorted(cut.policy.dropped)]
@@ -50,6 +50,8 @@ def units_alone(candidate: Candidate, tool: str, instead: str) -> Cut:
             objections.append(f"layer {name!r} has {bits}")
         if layer.rank is not None:
             objections.append(f"layer {name!r} has rank {layer.rank}")
+        if layer.is_sparse:
+            objections.append(f"layer {name!r} keeps some of its weights ({layer.kept})")
     if objections:
         refuse(tool, objections, instead)
     if not cut.policy.decisions:

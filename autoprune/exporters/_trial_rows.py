@@ -157,7 +157,7 @@ def _made(run: RunView, trial: Trial) -> _Named:
 
 
 def _layers(run: RunView, policy: Policy, gone: frozenset[str]) -> _Named:
-    """Return bits and ranks of every layer; nothing of layers that are gone."""
+    """Return bits, rank and kept weights of every layer; nothing of layers that are gone."""
     found: _Named = {}
     for layer in run.graph.groups.layers:
         decision = None if layer.name in gone else policy.layer(layer.name)
@@ -166,6 +166,7 @@ def _layers(run: RunView, policy: Policy, gone: frozenset[str]) -> _Named:
         found[f"bits.{layer.name}"] = ("whole", weight_bits)
         found[f"activation_bits.{layer.name}"] = ("whole", activation_bits)
         found[f"rank.{layer.name}"] = ("whole", decision.rank if decision else None)
+        found[f"weights.{layer.name}"] = ("text", decision.kept if decision else None)
     return found
 
 

@@ -107,7 +107,7 @@ class Card(RunExporter):
         """Yield the YAML that Hugging Face reads; what is not known is a comment."""
         policy = source.run.as_evaluated(source.trial)
         kinds = {
-            "pruning": policy.removes,
+            "pruning": policy.removes or policy.is_sparse,
             "low-rank": policy.factorises,
             "quantization": policy.is_quantised,
         }

@@ -99,6 +99,8 @@ def _objection(cut: Cut, name: str, layer: LayerDecision) -> str | None:
     module: nn.Module = cut.dense.get_submodule(name)
     if layer.rank is not None:
         return f"it has rank {layer.rank}"
+    if layer.is_sparse:
+        return f"it keeps some of its weights ({layer.kept})"
     # A subclass may not be called where its kernel is used, as the one within attention.
     if type(module).__name__ != "Linear":
         return f"of type {type(module).__name__}, and only Linear is quantised"

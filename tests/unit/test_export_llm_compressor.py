@@ -43,6 +43,7 @@ def test_kernels_alone_have_no_scheme_for_inputs(tmp_path: Path) -> None:
         ({"hidden": LayerDecision(16, 16)}, "layer 'hidden': half precision"),
         ({"hidden": LayerDecision(8, 16)}, "layer 'hidden': half precision"),
         ({"hidden": LayerDecision(8, 8, rank=4)}, "layer 'hidden': it has rank 4"),
+        ({"hidden": LayerDecision(8, 8, keep_ratio=0.5)}, "keeps some of its weights"),
     ],
 )
 def test_what_a_recipe_cannot_say_is_refused(
