@@ -148,7 +148,7 @@ def test_blocks_bits_and_ranks_are_refused(
     sparse = {"conv": LayerDecision(pattern="2:4")}
     for candidate, named in (
         (dropped, (f"block {block!r} is left out",)),
-        (with_layers(digits, sparse), (r"layer 'conv' keeps some of its weights \(2:4\)",)),
+        (with_layers(digits, sparse), ("layer 'conv' keeps some of its weights (2:4)",)),
         (
             with_layers(digits, layers),
             ("layer 'conv' has 4-bit kernels and 8-bit inputs", "layer 'hidden' has rank 7"),
