@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from autoprune.contracts.recovery import Checkpoint
 from autoprune.recoveries._average import Average
 from autoprune.recoveries._losses import Losses
+from autoprune.recoveries._masking import Masking
 
-_NETWORK, _OPTIMIZER, _AVERAGE = "network/", "optimizer/", "average/"
+_NETWORK, _OPTIMIZER, _AVERAGE, _MASKING = "network/", "optimizer/", "average/", "masking/"
 
 
 @dataclass
@@ -24,6 +25,7 @@ class Progress:
     optimizer: torch.optim.Optimizer
     average: Average | None
     losses: Losses
+    masking: Masking
     step: int = 0
 
     def save(self, checkpoint: Checkpoint) -> None:
@@ -33,6 +35,7 @@ class Progress:
             tensors |= _named(f"{_OPTIMIZER}{place}/", self.optimizer.state.get(parameter, {}))
         if self.average is not None:
             tensors |= _named(_AVERAGE, self.average.tensors)
+        tensors |= _named(_MASKING, self.masking.tensors())
         checkpoint.write(tensors, {"step": self.step, "losses": self.losses.to_json()})
 
     def load(self, checkpoint: Checkpoint) -> None:
@@ -50,6 +53,7 @@ class Progress:
                 self.optimizer.state[parameter][name] = own.detach()
         if self.average is not None:
             self.average.load(_under(_AVERAGE, tensors))
+        self.masking.load(_under(_MASKING, tensors))
         self.losses.load(about["losses"])
         self.step = about["step"]
 

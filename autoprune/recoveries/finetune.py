@@ -16,12 +16,16 @@ from autoprune.data.augmentation import Augmentation, augmented
 from autoprune.errors import NonFiniteError
 from autoprune.recoveries._average import Average
 from autoprune.recoveries._losses import Losses
+from autoprune.recoveries._masking import Masking
+from autoprune.recoveries._options import inherit_options
 from autoprune.recoveries._progress import Progress
 from autoprune.recoveries._schedule import Schedule, share_of_rate
 
 
 class Finetune(Recovery):
     """Fine-tuning of all weights, by default with SGD and a cosine schedule.
+
+    A derived recovery whose constructor passes `**options` on takes these options as well.
 
     Args:
         optimizer: `sgd` with Nesterov momentum 0.9, or `adamw`.
@@ -35,6 +39,10 @@ class Finetune(Recovery):
         patience: stop when the mean loss of so many steps is no lower than before.
         clip: the largest norm of the gradient; None leaves it as it is.
     """
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        inherit_options(cls)
 
     def __init__(
         self,
@@ -73,7 +81,7 @@ class Finetune(Recovery):
         """Train for as many steps as the rung says, or until the loss stays where it is."""
         network = training.network.requires_grad_(True).train()
         device = next(network.parameters()).device
-        progress = self._begun(network, training.learning_rate, device)
+        progress = self._begun(training, network, device)
         progress.load(training.checkpoint)
         losses = progress.losses
         with _lent_generators(device):
@@ -85,15 +93,16 @@ class Finetune(Recovery):
         losses.read(progress.step)
         if progress.average is not None:
             network.load_state_dict(progress.average.tensors)
+        progress.masking.end()
         _require_finite(network, progress.step)
         network.requires_grad_(False).eval()
 
     def _learn(self, training: Training, progress: Progress) -> None:
         """Take one step."""
         network, optimizer, step = training.network, progress.optimizer, progress.step
-        share = share_of_rate(self.schedule, step, training.steps, self.warmup)
+        progress.masking.before(step)
         for group in optimizer.param_groups:
-            group["lr"] = training.learning_rate * share
+            group["lr"] = training.learning_rate * self.share_of_rate(training, step)
         to_batch, to_network = training.seeds(step)
         batch = self._augmented(training.batch(step), to_batch)
         device = batch.inputs.device
@@ -101,14 +110,18 @@ class Finetune(Recovery):
         torch.default_generator.manual_seed(to_network)
         if device.type == "cuda":
             torch.cuda.manual_seed(to_network)
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.mixed_precision):
+        precision = torch.autocast(device.type, torch.bfloat16, enabled=self.mixed_precision)
+        with precision, progress.masking.passing(step):
             loss = training.loss(batch)
         progress.losses.add(step, loss)
         optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
+        penalty = progress.masking.penalty(step)
+        torch.autograd.backward(loss if penalty is None else loss + penalty)
+        progress.masking.see(step)
         if self.clip is not None:
             clip_grad_norm_(network.parameters(), self.clip)
         optimizer.step()
+        progress.masking.after(step)
         if progress.average is not None:
             progress.average.update(step)
 
@@ -117,8 +130,17 @@ class Finetune(Recovery):
         inputs, mirrored = augmented(batch.inputs, generator, self.augmentation)
         return replace(batch, inputs=inputs, mirrored=mirrored)
 
-    def _begun(self, network: nn.Module, rate: float, device: torch.device) -> Progress:
+    def masking(self, training: Training) -> Masking:
+        """Return what keeps single weights that left from coming back."""
+        return Masking(training)
+
+    def share_of_rate(self, training: Training, step: int) -> float:
+        """Return the share of the learning rate that a step takes, in (0, 1]."""
+        return share_of_rate(self.schedule, step, training.steps, self.warmup)
+
+    def _begun(self, training: Training, network: nn.Module, device: torch.device) -> Progress:
         """Return how things stand before the first step."""
+        rate = training.learning_rate
         optimizer: torch.optim.Optimizer
         if self.optimizer == "sgd":
             optimizer = torch.optim.SGD(
@@ -132,8 +154,11 @@ class Finetune(Recovery):
             optimizer = torch.optim.AdamW(
                 network.parameters(), rate, weight_decay=self.weight_decay
             )
+        masking = self.masking(training)
+        masking.optimizer = optimizer
         average = None if self.ema is None else Average(network, self.ema)
-        return Progress(network, optimizer, average, Losses(device, self.patience))
+        losses = Losses(device, self.patience)
+        return Progress(network, optimizer, average, losses, masking)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -47,8 +48,25 @@ def masked(
     for name, module in twin.named_modules():
         place = (f"{name}.weight".lstrip("."), 0)
         if isinstance(module, nn.LayerNorm | nn.GroupNorm) and place in kept:
-            norms[name] = torch.from_numpy(kept[place]).to(module.weight.device)
+            norms[place[0]] = torch.from_numpy(kept[place]).to(module.weight.device)
     return _Masked(twin, norms) if norms else twin
+
+
+def norms_without(
+    network: nn.Module, masks: Mapping[str, Tensor]
+) -> AbstractContextManager[object]:
+    """Let layer and group norms compute without the units that left, while it is open.
+
+    `masks` says which entries of parameters stay, bool in their shapes; those of other
+    parameters than scales of such norms change nothing.
+    """
+    scales = {
+        f"{name}.weight".lstrip("."): module.weight
+        for name, module in network.named_modules()
+        if isinstance(module, nn.LayerNorm | nn.GroupNorm)
+    }
+    norms = {id(scales[name]): mask for name, mask in masks.items() if name in scales}
+    return _MaskedNorms(norms) if norms else nullcontext()
 
 
 def _clone(old: Tensor) -> Tensor:
@@ -69,10 +87,7 @@ class _Masked(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the network."""
-        weights = {
-            id(self.network.get_submodule(name).weight): mask for name, mask in self._norms.items()
-        }
-        with _MaskedNorms(weights):
+        with norms_without(self.network, self._norms):
             return self.network(*args, **kwargs)
 
 
