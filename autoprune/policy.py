@@ -123,19 +123,25 @@ UNTOUCHED = LayerDecision()
 class Recipe:
     """How the decisions are carried out.
 
-    `criterion` ranks the units of a group. `repair` and `rounding` are those of the rung
-    unless given. `pruning_net` is the name of the stored network that generates the weights
-    of what is kept; None: they are the dense network's own.
+    `criterion` ranks units and single weights. `repair`, `rounding` and `recovery` (a plug-in's
+    name) are those of the rung unless given. `pruning_net` is the name of the stored network
+    that generates the weights of what is kept; None: they are the dense network's own.
     """
 
     criterion: str = "l1"
     repair: Repair | None = None
     rounding: Rounding | None = None
     pruning_net: str | None = None
+    recovery: str | None = None
 
     def to_json(self) -> dict[str, str]:
         """Return a JSON object without what is None."""
-        named = {"repair": self.repair, "rounding": self.rounding, "pruning_net": self.pruning_net}
+        named = {
+            "repair": self.repair,
+            "rounding": self.rounding,
+            "pruning_net": self.pruning_net,
+            "recovery": self.recovery,
+        }
         return {"criterion": self.criterion, **{x: each for x, each in named.items() if each}}
 
 
@@ -229,6 +235,7 @@ class Policy:
             self.recipe,
             repair=self.recipe.repair if self.changes_weights else None,
             rounding=self.recipe.rounding if rounds else None,
+            recovery=None if self.is_dense else self.recipe.recovery,
         )
         return self if recipe == self.recipe else replace(self, recipe=recipe)
 

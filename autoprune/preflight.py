@@ -24,7 +24,7 @@ from autoprune.evaluation.workbench import fingerprint, scoring_samples, to_layo
 from autoprune.fidelity import policy_at
 from autoprune.graph.cost import Costs
 from autoprune.graph.network import NetworkGraph
-from autoprune.job.spec import Job
+from autoprune.job.spec import Job, RungSpec
 from autoprune.job_space import is_automatic, space_of
 from autoprune.metrics import metrics_of
 from autoprune.objectives.latency import Latency
@@ -91,9 +91,7 @@ def preflight(job: Job) -> Preflight:
     check_teacher(job, dataset, model)
     space = space_of(job, graph.groups, preparation.multiple)
     dense, lowest = graph.costs.costs(Policy()), _lowest(space, preparation)
-    if lowest.is_sparse:
-        require_weight_criteria(criteria_of(job))
-    _require_units_alone(job, space)
+    _check_recipes(job, space)
     remarks = scoring_remarks(tables), _target_remarks(job, graph, lowest, model)
     spec = evaluator_spec(job, preparation)
     ends = reaches(job, graph.costs, lowest, lambda: spec.build(material=packed(dataset, model)))
@@ -119,20 +117,31 @@ def _target_remarks(
     return tuple(target.remarks(shrunk(model, graph.groups, quantised[-1], graph.foldable)))
 
 
-def _require_units_alone(job: Job, space: SearchSpace) -> None:
-    """Raise `InputError` where a rung trains before units leave, and not units alone leave."""
+def _check_recipes(job: Job, space: SearchSpace) -> None:
+    """Raise `InputError` for criteria and recoveries that do not go with what may leave."""
     # Not the canonical policy: with few units left ranks save nothing, and it has none.
     lowest = space.decode(_lowest_values(space))
-    if not (lowest.is_sparse or lowest.factorises):
-        return
-    for index, rung in enumerate(job.rungs):
-        trains = rung.finetune_steps is not None or rung.finetune_epochs is not None
-        if trains and plugins.load("recovery", rung.recovery.name).begins_dense:
-            raise InputError(
-                f"rungs.{index}.recovery: {rung.recovery.name!r} trains the dense network before "
-                "units leave, and this space lets single weights or ranks leave too; take another "
-                "recovery, such as finetune, or leave space.weights and space.rank out"
-            )
+    if lowest.is_sparse:
+        require_weight_criteria(criteria_of(job))
+    of_rungs = {f"rungs.{x}.recovery": [y.recovery.name] for x, y in _training_rungs(job)}
+    chosen = list(job.space.options.get("recovery", ()))
+    if chosen and 0 not in dict(_training_rungs(job)):
+        raise InputError(
+            "space.recovery decides how networks are trained, and the lowest rung, which judges "
+            "it, does not train: give rungs.0 finetune_steps or finetune_epochs"
+        )
+    for path, names in {**of_rungs, "space.recovery": chosen}.items():
+        for name in names if lowest.is_sparse or lowest.factorises else ():
+            if plugins.load("recovery", name).begins_dense:
+                raise InputError(
+                    f"{path}: {name!r} trains the dense network before units leave, and this "
+                    "space lets single weights or ranks leave too; take another recovery, such "
+                    "as finetune, or leave space.weights and space.rank out"
+                )
+
+
+def _training_rungs(job: Job) -> list[tuple[int, RungSpec]]:
+    return [(x, each) for x, each in enumerate(job.rungs) if each.trains]
 
 
 def criteria_of(job: Job) -> tuple[str, ...]:

@@ -154,6 +154,8 @@ def _meaning_problems(job: Job) -> Iterator[Violation]:
     criteria = job.space.options.get("criterion", ())
     for each in (criteria,) if isinstance(criteria, str) else criteria:
         yield from plugins.check("criterion", PluginSpec(name=str(each)), "space.criterion")
+    for each in job.space.options.get("recovery", ()):
+        yield from plugins.check("recovery", PluginSpec(name=str(each)), "space.recovery")
 
 
 def _model_problems(model: ModelSpec, path: str) -> Iterator[Violation]:

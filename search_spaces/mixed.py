@@ -58,6 +58,8 @@ class Mixed(SearchSpace):
         criterion: What ranks the units of a group; of several, one is chosen per policy.
         repair: Repairs to choose from; none means the rung's.
         rounding: Roundings to choose from; none means the rung's.
+        recovery: Recoveries to choose from, by name, with their own options; none means the
+            rung's.
 
     Raises:
         InputError: An option out of bounds, a pattern that matches nothing, or nothing to
@@ -82,6 +84,7 @@ class Mixed(SearchSpace):
         criterion: str | tuple[str, ...] = "l1",
         repair: tuple[Repair, ...] = (),
         rounding: tuple[Rounding, ...] = (),
+        recovery: tuple[str, ...] = (),
     ) -> None:
         self._groups = groups
         self._units = Layerwise(
@@ -97,6 +100,7 @@ class Mixed(SearchSpace):
             "criterion": (criterion,) if isinstance(criterion, str) else criterion,
             "repair": repair,
             "rounding": rounding,
+            "recovery": recovery,
         }
         self.parameters = (
             *self._units.parameters,

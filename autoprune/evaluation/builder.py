@@ -17,7 +17,7 @@ from autoprune.errors import PolicyError, RunError
 from autoprune.evaluation.clock import Clock
 from autoprune.evaluation.generation import load_net
 from autoprune.evaluation.pruning_net import PruningNet
-from autoprune.evaluation.recovery import Recoveries
+from autoprune.evaluation.recovery import Recoveries, recovery_of
 from autoprune.evaluation.repair import recalibrate
 from autoprune.evaluation.sparsification import Sparsification
 from autoprune.evaluation.workbench import Workbench, kept_network
@@ -58,7 +58,7 @@ class Builder:
         Raises `NonFiniteError`, `PolicyError`.
         """
         policy, rung = item.policy, self.bench.job.rungs[item.rung]
-        kind = self._recoveries.kind(rung)
+        kind = self._recoveries.kind(policy, rung)
         steps: Steps = {}
         if kind is not None and kind.begins_dense and policy.removes:
             network = self._carved_after_training(item, clock)
@@ -97,9 +97,10 @@ class Builder:
         """
         bench, policy, rung = self.bench, item.policy, self.bench.job.rungs[item.rung]
         if policy.is_sparse or policy.factorises or policy.recipe.pruning_net is not None:
+            named = recovery_of(policy, rung).name
             raise PolicyError(
-                f"recovery {rung.recovery.name!r} trains the dense network before units leave, so "
-                "it goes with units and bits alone; use finetune where weights or ranks leave too"
+                f"recovery {named!r} trains the dense network before units leave, so it goes with "
+                "units and bits alone; use finetune where weights or ranks leave too"
             )
         network = cloned(bench.model, {})
         removal = Removal(bench.plan, policy, bench.preparation.scores)
@@ -116,7 +117,7 @@ class Builder:
             return None
         with clock.phase("sparsify"):
             sparsity = self._sparsification.sparsity(policy)
-            kind = self._recoveries.kind(rung)
+            kind = self._recoveries.kind(policy, rung)
             if sparsity is not None and not (kind is not None and kind.chooses_weights):
                 solves = _repair(policy, rung) in ("ridge", "both")
                 images = rung.ridge_images if solves else None

@@ -20,7 +20,8 @@ from autoprune.evaluation.distillation import Distillation, Known
 from autoprune.evaluation.keyed_file import KeyedFile, key_of
 from autoprune.evaluation.teachers import Teachers
 from autoprune.evaluation.workbench import Workbench, fingerprint
-from autoprune.job.spec import RungSpec
+from autoprune.job.spec import PluginSpec, RungSpec
+from autoprune.policy import Policy
 from autoprune.surgery.removal import Removal
 from autoprune.surgery.sparsify import Sparsity
 
@@ -30,6 +31,15 @@ def training_steps(rung: RungSpec, samples: int) -> int:
     if rung.finetune_epochs is not None:
         return rung.finetune_epochs * math.ceil(samples / rung.batch_size)
     return rung.finetune_steps or 0
+
+
+def recovery_of(policy: Policy, rung: RungSpec) -> PluginSpec:
+    """Return the recovery that a policy names, or that of the rung.
+
+    One that is not the rung's has the options that it has by itself.
+    """
+    named = policy.recipe.recovery
+    return rung.recovery if named in (None, rung.recovery.name) else PluginSpec(name=named)
 
 
 class Recoveries:
@@ -43,11 +53,11 @@ class Recoveries:
         self.files = files
         self.teachers = Teachers(bench, files)
 
-    def kind(self, rung: RungSpec) -> type[Recovery] | None:
-        """Return what a rung trains by, None where it does not train."""
+    def kind(self, policy: Policy, rung: RungSpec) -> type[Recovery] | None:
+        """Return what a policy's network is trained by at a rung, None where it is not."""
         if training_steps(rung, len(self.bench.dataset.train)) == 0:
             return None
-        kind: type[Recovery] = plugins.load("recovery", rung.recovery.name)
+        kind: type[Recovery] = plugins.load("recovery", recovery_of(policy, rung).name)
         return kind
 
     def recover(
@@ -66,7 +76,7 @@ class Recoveries:
         with the step.
         """
         bench, rung, teacher = self.bench, self.bench.job.rungs[item.rung], item.teacher
-        recipe: Recovery = plugins.create("recovery", rung.recovery)
+        recipe: Recovery = plugins.create("recovery", recovery_of(item.policy, rung))
         checkpoint = FileCheckpoint(self._file(network, item, teacher))
         kept = {} if removal else bench.plan.kept_entries(item.policy)
         with self._loss(Known(network, kept), item) as loss:

@@ -93,7 +93,7 @@ def nature(source: Chosen) -> Iterator[str]:
         ("Bits", _bits(body["layers"])),
         ("Rung", f"{trial.rung} (the highest is {len(run.job.rungs) - 1})"),
         ("Repair", code(str(recipe.get("repair", rung.repair)))),
-        ("Recovery", _recovery(rung)),
+        ("Recovery", _recovery(rung, recipe.get("recovery"))),
         ("Found by", code(trial.searcher)),
     ]
     if recipe.get("pruning_net"):
@@ -292,14 +292,14 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
-def _recovery(rung: RungSpec) -> str:
+def _recovery(rung: RungSpec, chosen: str | None) -> str:
     if rung.finetune_epochs is not None:
         length = _count(rung.finetune_epochs, "epoch")
     elif rung.finetune_steps is not None:
         length = _count(rung.finetune_steps, "step")
     else:
         return "none: not trained again"
-    text = f"{code(rung.recovery.name)}, {length}, learning rate {rung.learning_rate:g}"
+    text = f"{code(chosen or rung.recovery.name)}, {length}, learning rate {rung.learning_rate:g}"
     if rung.distill is None:
         return text
     teacher = rung.distill.teacher

@@ -161,15 +161,16 @@ class RungSpec(_Section):
     quantize_aware: Literal["lsq"] | bool = True
     rounding: Rounding = "adaptive"
 
+    @property
+    def trains(self) -> bool:
+        """Say whether networks are trained at this rung."""
+        return self.finetune_steps is not None or self.finetune_epochs is not None
+
     @model_validator(mode="after")
     def _consistent(self) -> RungSpec:
         if self.finetune_steps is not None and self.finetune_epochs is not None:
             raise ValueError("give only one of 'finetune_steps' and 'finetune_epochs'")
-        if (
-            self.distill is not None
-            and self.finetune_steps is None
-            and self.finetune_epochs is None
-        ):
+        if self.distill is not None and not self.trains:
             raise ValueError("'distill' needs 'finetune_steps' or 'finetune_epochs'")
         return self
 

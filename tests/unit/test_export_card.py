@@ -85,7 +85,10 @@ def test_values_stand_beside_those_of_the_dense_network(hard: Run, tmp_path: Pat
         "3.10 (1.55 – 6.20)",
         "8.50 (4.25 – 17.00)",
     ]
-    assert tables["Layer"] == [["`conv1`", "8", "8", "full"], ["`conv4`", "4", "32", "full"]]
+    assert tables["Layer"] == [
+        ["`conv1`", "8", "8", "full", "all"],
+        ["`conv4`", "4", "32", "full", "all"],
+    ]
     assert tables["Group"][0][:4] == ["`conv1`", "4", "16", "0.250"]
     assert ["Blocks left out", "`middle`"] in tables["Property"]
     assert ["Recovery", "`finetune`, 2 epochs, learning rate 0.01, taught by dense"] in tables[

@@ -191,15 +191,24 @@ def test_layers_of_a_dropped_block_have_no_say() -> None:
     assert "conv2" not in one.layers
 
 
+RECIPE = {"rounding": "adaptive", "repair": "both", "recovery": "rigl"}
+
+
 def test_recipes_that_change_nothing_are_left_out() -> None:
-    space = Mixed(GROUPS, bits=(8, 32), rounding=("nearest", "adaptive"), repair=("bn", "both"))
-    chosen = {"recipe__rounding": "adaptive", "recipe__repair": "both"}
+    space = Mixed(
+        GROUPS,
+        bits=(8, 32),
+        rounding=("nearest", "adaptive"),
+        repair=("bn", "both"),
+        recovery=("finetune", "rigl"),
+    )
+    chosen = {f"recipe__{name}": x for name, x in RECIPE.items()}
     plain = GROUPS.canonical(space.decode(values(space, **chosen)))
     assert plain.recipe == Recipe("l1")
     rounded = GROUPS.canonical(space.decode(values(space, conv1__bits=0, **chosen)))
-    assert rounded.recipe == Recipe("l1", rounding="adaptive")
+    assert rounded.recipe == Recipe("l1", rounding="adaptive", recovery="rigl")
     pruned = GROUPS.canonical(space.decode(values(space, conv1=3, **chosen)))
-    assert pruned.recipe == Recipe("l1", repair="both")
+    assert pruned.recipe == Recipe("l1", repair="both", recovery="rigl")
 
 
 def test_ends_and_patterns_are_protected() -> None:

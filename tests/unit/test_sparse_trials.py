@@ -145,6 +145,35 @@ def test_rounding_in_training_brings_nothing_back(digits_job: dict[str, Any]) ->
         assert int((each != 0).sum()) <= max(1, round(0.2 * each.numel()))
 
 
+def test_the_policy_may_choose_the_recovery(digits_job: dict[str, Any]) -> None:
+    rung = {**RUNG, "finetune_steps": 8, "learning_rate": 0.02}
+    found = prepared(digits_job, rungs=[rung])
+    evaluator, decision = evaluator_of(found), LayerDecision(keep_ratio=0.2)
+
+    def trained(recovery: str | None) -> dict[str, torch.Tensor]:
+        policy = sparse(found, decision, recipe=Recipe(recovery=recovery))
+        return kernels(evaluator.network(WorkItem(1, policy, seed=1), torch.float32))
+
+    own, named, other = trained(None), trained("finetune"), trained("gradual")
+    assert all(torch.equal(each, named[name]) for name, each in own.items())
+    # It chose while it trained: others stay, as many.
+    assert any(not torch.equal(each != 0, other[name] != 0) for name, each in own.items())
+    for name, each in own.items():
+        assert int((other[name] != 0).sum()) <= int((each != 0).sum())
+
+
+def test_recoveries_are_chosen_only_where_they_are_judged(digits_job: dict[str, Any]) -> None:
+    space = {"name": "mixed", "weights": [0.5, 1.0], "recovery": ["finetune", "rigl"]}
+    with pytest.raises(InputError, match=r"space\.recovery .* give rungs\.0 finetune_steps"):
+        prepared(digits_job, space=space)
+    rungs = [{**RUNG, "finetune_steps": 2}]
+    found = prepared(digits_job, space=space, rungs=rungs)
+    axis = next(each for each in found.space.parameters if each.name == "recipe:recovery")
+    assert axis.options == ("finetune", "rigl")  # type: ignore[union-attr]
+    with pytest.raises(InputError, match=r"space\.recovery: 'growing' trains the dense network"):
+        prepared(digits_job, space={**space, "recovery": ["growing"]}, rungs=rungs)
+
+
 def test_it_is_kept_and_built_again(digits_job: dict[str, Any], tmp_path: Path) -> None:
     found = prepared(digits_job)
     policy = sparse(found, LayerDecision(keep_ratio=0.2), 0.5)
