@@ -53,15 +53,18 @@ class Plan:
 
     def kept_units(self, policy: Policy) -> dict[str, np.ndarray]:
         """Return the sorted kept units of every group that `policy` reduces."""
+        counts = {
+            name: count
+            for name, count in self.groups.kept_units(policy).items()
+            if count < self.groups[name].units
+        }
+        if not counts:  # nothing has to be ranked: the dense network's criterion is nobody's
+            return {}
         ranked = self._ranked.get(policy.recipe.criterion)
         if ranked is None:
             allowed = suggestion(policy.recipe.criterion, self._ranked)
             raise PolicyError(f"no scores by {policy.recipe.criterion!r}; {allowed}")
-        return {
-            name: np.sort(ranked[name][:count])
-            for name, count in self.groups.kept_units(policy).items()
-            if count < self.groups[name].units
-        }
+        return {name: np.sort(ranked[name][:count]) for name, count in counts.items()}
 
     def carve(self, policy: Policy) -> nn.Module:
         """Return the pruned network, in the original's mode, dtype and device.

@@ -75,12 +75,14 @@ def test_a_search_ends_with_a_front_baselines_and_a_report(
 def test_serial_searches_with_one_seed_give_one_log(
     digits_job: Mapping[str, Any], tmp_path: Path
 ) -> None:
+    # By a criterion that is not the default, and that looks at images.
+    job = {**digits_job, "space": {"name": "layerwise", "criterion": "taylor"}}
     logs = []
     for name in ("one", "two"):
-        autoprune.search(digits_job, tmp_path / name)
+        autoprune.search(job, tmp_path / name)
         logs.append(log_of(tmp_path / name))
     assert logs[0] == logs[1]
-    autoprune.search({**digits_job, "seed": 1}, tmp_path / "three")
+    autoprune.search({**job, "seed": 1}, tmp_path / "three")
     assert log_of(tmp_path / "three") != logs[0]
 
 

@@ -197,6 +197,15 @@ def test_a_criterion_without_scores_is_refused() -> None:
         plan.carve(Policy.from_keep_ratios({"a": 0.5}, criterion="l2"))
 
 
+def test_where_nothing_leaves_no_criterion_is_asked() -> None:
+    plan, network, example = planned(Chain)
+    other = Plan(
+        network, plan.groups, {"taylor": score_groups(L1(), Evidence(network, plan.groups)).scores}
+    )
+    torch.testing.assert_close(other.carve(Policy())(example), network(example))
+    assert other.kept_entries(Policy()) == {}
+
+
 def test_a_weight_normed_layer_is_pruned() -> None:
     network = nn.Sequential(
         nn.utils.parametrizations.weight_norm(nn.Linear(6, 5)), nn.Linear(5, 4), nn.Linear(4, 3)
