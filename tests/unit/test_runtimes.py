@@ -246,7 +246,7 @@ class Stairs(Runtime):
 
     def check(self, device: str) -> None: ...
 
-    def remarks(self, network: nn.Module) -> list[str]:
+    def of_bits(self, network: nn.Module) -> list[str]:
         return []
 
     def build(self, network: nn.Module, example: Tensor, samples: Tensor | None = None) -> Runner:
