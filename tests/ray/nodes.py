@@ -43,7 +43,7 @@ def sum_cpus(cluster: Cluster) -> float:
     return sum(each.get_resource_and_label_spec().num_cpus for each in cluster.list_all_nodes())
 
 
-def wait_until(is_met: Any, complaint: str, limit_s: float = 60.0) -> None:
+def wait_until(is_met: Any, complaint: str, limit_s: float = 120.0) -> None:
     deadline = time.monotonic() + limit_s
     while not is_met():
         assert time.monotonic() < deadline, complaint
