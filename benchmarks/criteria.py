@@ -1,6 +1,6 @@
 """Criteria beside each other, without training: ResNet-20 on CIFAR-10, and a small transformer.
 
-    python -m benchmarks.criteria                    # everything, some 40 minutes on one core
+    python -m benchmarks.criteria                    # everything, about an hour on one core
     python -m benchmarks.criteria structured         # units: 50 % and 70 % of the macs, V and T
     python -m benchmarks.criteria weights            # single weights: a tenth stays
     python -m benchmarks.criteria transformer        # the same on a vision transformer of digits
@@ -41,6 +41,7 @@ from autoprune.scoring.passes import Samples
 from autoprune.scoring.table import score_groups
 from autoprune.tracing.discovery import discover
 from autoprune.validation import validated
+from autoprune.vision import ensure_torchvision
 
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = (0, 1, 2)
@@ -104,6 +105,7 @@ def of_weights(
 
 def speed() -> Iterator[dict[str, Any]]:
     """Yield a line per criterion: seconds for all groups of ResNet-50, beside bare passes."""
+    ensure_torchvision()
     from torchvision.models import resnet50
 
     model = resnet50().eval().requires_grad_(False)
