@@ -54,8 +54,9 @@ class Chaos:
     """Strikes in the background while its `with` block runs.
 
     `every_s` maps kinds to the seconds between two strikes; with `jitter` the instants are
-    drawn around them, so that they do not march in step with the search. Every strike is
-    in `strikes`. This process must be connected to the cluster.
+    drawn around them, so that they do not march in step with the search. No kind is struck
+    more than `most` times. Every strike is in `strikes`. This process must be connected to
+    the cluster.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class Chaos:
 
     def _work(self) -> None:
         due = {kind: time.monotonic() + self._pause(kind) for kind in self._every_s}
-        while self._most is None or len(self.strikes) < self._most:
+        while due:
             kind = min(due, key=lambda each: due[each])
             if self._is_over.wait(max(0.0, due[kind] - time.monotonic())):
                 return
@@ -99,6 +100,8 @@ class Chaos:
                 struck = self._striker.strike(kind)
                 if struck is not None:
                     self.strikes.append(struck)
+            if sum(each.kind == kind for each in self.strikes) == self._most:
+                del due[kind]
 
     def _pause(self, kind: str) -> float:
         return self._every_s[kind] * (self._rng.uniform(0.2, 1.8) if self._jitter else 1.0)

@@ -78,8 +78,7 @@ class Recoveries:
         bench, rung, teacher = self.bench, self.bench.job.rungs[item.rung], item.teacher
         recipe: Recovery = plugins.create("recovery", recovery_of(item.policy, rung))
         checkpoint = FileCheckpoint(self._file(network, item, teacher))
-        kept = {} if removal else bench.plan.kept_entries(item.policy)
-        with self._loss(Known(network, kept), item) as loss:
+        with self._loss(network, item, is_whole=removal is not None) as loss:
             training = Training(
                 network,
                 steps=training_steps(rung, len(bench.dataset.train)),
@@ -115,12 +114,19 @@ class Recoveries:
         return KeyedFile(self.files, key_of(what))
 
     @contextmanager
-    def _loss(self, student: Known, item: WorkItem) -> Iterator[Callable[[Batch], Tensor]]:
-        """Provide the loss of a batch, with what the rung's teacher adds."""
-        spec, network = self.bench.job.rungs[item.rung].distill, student.network
+    def _loss(
+        self, network: nn.Module, item: WorkItem, *, is_whole: bool
+    ) -> Iterator[Callable[[Batch], Tensor]]:
+        """Provide the loss of a batch, with what the rung's teacher adds.
+
+        A network that `is_whole` has all that the policy removes.
+        """
+        spec = self.bench.job.rungs[item.rung].distill
         if spec is None:
             yield lambda batch: cross_entropy(network(batch.inputs).float(), batch.labels)
             return
+        kept = {} if is_whole else self.bench.plan.kept_entries(item.policy)
+        student = Known(network, kept)
         logits = self.teachers.logits(spec) if spec.cached else None
         teacher = self.teachers.of(spec, item.teacher)
         with Distillation(spec, student, teacher, logits) as distillation:

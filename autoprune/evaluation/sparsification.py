@@ -17,7 +17,7 @@ from autoprune.job.spec import PluginSpec
 from autoprune.policy import Policy
 from autoprune.surgery.reconstruct import LayerMoments
 from autoprune.surgery.sparse_solve import solve_sparse
-from autoprune.surgery.sparsify import Sparsity, settle, sparsity_of
+from autoprune.surgery.sparsify import Sparsity, settle, sparse_kernels
 
 
 class Sparsification:
@@ -37,18 +37,12 @@ class Sparsification:
 
         Raises `PolicyError` for a criterion that does not judge single weights.
         """
-        if not policy.is_sparse:
+        decisions = sparse_kernels(self.bench.preparation.graph.groups, policy)
+        if not decisions:
             return None
         dense = self._of_criterion(policy.recipe.criterion)
-        wanted = {
-            name
-            for layer in self.bench.preparation.graph.groups.layers
-            if policy.layer(layer.name).is_sparse
-            for name in layer.tensors
-        }
-        own = {name: each for name, each in dense.items() if name in wanted}
-        groups = self.bench.preparation.graph.groups
-        return sparsity_of(groups, policy, self.bench.plan.sliced(own, policy))
+        own = {name: dense[name] for name in decisions}
+        return Sparsity(decisions, self.bench.plan.sliced(own, policy))
 
     @torch.no_grad()
     def apply(
@@ -60,7 +54,7 @@ class Sparsification:
         it did, by the moments of what it reads on so many training images; those of layers
         which have none are only made zero elsewhere.
         """
-        masks = sparsity.masks()
+        masks = sparsity.chosen
         if images is None:
             settle(network, masks)
             return

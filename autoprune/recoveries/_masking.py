@@ -32,7 +32,7 @@ class Masking:
     def first(self) -> dict[str, Tensor]:
         """Return the masks before the first step, bool in the kernels' shapes."""
         assert self.training.sparsity is not None
-        return self.training.sparsity.masks()
+        return {name: each.clone() for name, each in self.training.sparsity.chosen.items()}
 
     def before(self, step: int) -> None:
         """Prepare the forward pass of a step."""

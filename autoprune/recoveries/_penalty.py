@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from autoprune.contracts.recovery import Training
 from autoprune.recoveries._chosen import Times
-from autoprune.recoveries._leaving import Leaving
+from autoprune.recoveries._leaving import Leaving, UnitRecovery
+from autoprune.recoveries._options import require_positive
 from autoprune.recoveries._units import Units, leaving_units
 from autoprune.surgery.removal import Removal
 
@@ -39,6 +42,25 @@ class Penalised(Leaving):
         if step >= self.last or not self._units:
             return None
         return self._factor(step) * total(self._units, self._penalty)
+
+
+class PenalisedUnits(UnitRecovery):
+    """Adds `strength` times a penalty on the units that leave to the loss."""
+
+    def __init__(self, *, strength: float = 0.01, **options: Any) -> None:
+        super().__init__(**options)
+        require_positive("strength", strength)
+        self.strength = strength
+
+    def leaving(self, training: Training, removal: Removal) -> Leaving:
+        """Return what penalises the units, and makes them zero."""
+        return Penalised(
+            training, removal, self.times, penalty=self.penalty, factor=lambda _: self.strength
+        )
+
+    @abstractmethod
+    def penalty(self, units: Units) -> Tensor:
+        """Return the penalty on the units of one group, a scalar."""
 
 
 def total(units: Sequence[Units], penalty: Penalty) -> Tensor:

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from autoprune.contracts.recovery import Training
 from autoprune.policy import LayerDecision
-from autoprune.recoveries._chosen import Timed
+from autoprune.recoveries._chosen import Timed, Times
 from autoprune.surgery.sparsify import mask_of
 
 
@@ -59,7 +60,14 @@ def _survivors(
 
 
 class Regrowing(Timed):
-    """Starts with the masks that were chosen before, and keeps their count."""
+    """Starts with the masks that were chosen before, and keeps their count.
+
+    `drop` is the share of the weights that leaves when others grow.
+    """
+
+    def __init__(self, training: Training, times: Times, drop: float) -> None:
+        super().__init__(training, times)
+        self.drop = drop
 
     def first(self) -> dict[str, Tensor]:
         """Return the masks that the criterion wants."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from autoprune.contracts.recovery import Training
-from autoprune.recoveries._chosen import Times, cubic
-from autoprune.recoveries._masking import Masking
+from autoprune.recoveries._chosen import Timed, cubic
+from autoprune.recoveries._scheduled import Scheduled
 from autoprune.recoveries._whole import Whole
-from autoprune.recoveries.finetune import Finetune
 
 
-class Feedback(Finetune):
+class _Feedback(Whole):
+    def renew(self, step: int) -> None:
+        self.masks = self.best(cubic(step + 1, self.last))
+
+
+class Feedback(Scheduled):
     """Pruning with feedback: gradients of the pruned network change the dense one.
 
     Lin et al., "Dynamic model pruning with feedback", ICLR 2020, algorithm 1: the gradient is
@@ -28,17 +31,4 @@ class Feedback(Finetune):
         options: those of `finetune`.
     """
 
-    chooses_weights: ClassVar[bool] = True
-
-    def __init__(self, *, every: int = 5, until: float = 0.75, **options: Any) -> None:
-        super().__init__(**options)
-        self.times = Times(until, every)
-
-    def masking(self, training: Training) -> Masking:
-        """Return what keeps the dense weights in training."""
-        return _Feedback(training, self.times)
-
-
-class _Feedback(Whole):
-    def renew(self, step: int) -> None:
-        self.masks = self.best(cubic(step + 1, self.last))
+    chooser: ClassVar[type[Timed]] = _Feedback

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from autoprune.contracts.recovery import Training
-from autoprune.recoveries._chosen import Timed, Times, cubic
-from autoprune.recoveries._masking import Masking
-from autoprune.recoveries.finetune import Finetune
+from autoprune.recoveries._chosen import Timed, cubic
+from autoprune.recoveries._scheduled import Scheduled
 
 
-class Gradual(Finetune):
+class _Gradual(Timed):
+    def after(self, step: int) -> None:
+        super().after(step)
+        if self.is_due(step):
+            self.take(self.best(cubic(step + 1, self.last)))
+
+
+class Gradual(Scheduled):
     """Gradual pruning: the smallest weights leave, many at first and few in the end.
 
     Zhu and Gupta, "To prune, or not to prune: exploring the efficacy of pruning for model
@@ -27,19 +32,4 @@ class Gradual(Finetune):
         options: those of `finetune`.
     """
 
-    chooses_weights: ClassVar[bool] = True
-
-    def __init__(self, *, every: int = 5, until: float = 0.75, **options: Any) -> None:
-        super().__init__(**options)
-        self.times = Times(until, every)
-
-    def masking(self, training: Training) -> Masking:
-        """Return what lets ever more weights leave."""
-        return _Gradual(training, self.times)
-
-
-class _Gradual(Timed):
-    def after(self, step: int) -> None:
-        super().after(step)
-        if self.is_due(step):
-            self.take(self.best(cubic(step + 1, self.last)))
+    chooser: ClassVar[type[Timed]] = _Gradual

@@ -6,15 +6,24 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from autoprune.contracts.recovery import Training
-from autoprune.recoveries._chosen import Times, cubic
-from autoprune.recoveries._masking import Masking
-from autoprune.recoveries._options import require_share
+from autoprune.recoveries._chosen import cubic
 from autoprune.recoveries._regrowth import Regrowing, decayed
-from autoprune.recoveries.finetune import Finetune
+from autoprune.recoveries._scheduled import Regrown
 
 
-class GraNet(Finetune):
+class _GraNet(Regrowing):
+    def first(self) -> dict[str, Tensor]:
+        return self.sparsity.masks(0.0)
+
+    def see(self, step: int) -> None:
+        if self.is_due(step):
+            taken = step + 1
+            drop = decayed(self.drop, taken, self.last)
+            self.regrow(self.gradients(), drop, cubic(taken, self.last))
+        super().see(step)
+
+
+class GraNet(Regrown):
     """Gradual pruning with neuroregeneration: ever more weights leave, some grow by gradients.
 
     Liu et al., "Sparse training via boosting pruning plasticity with neuroregeneration",
@@ -33,32 +42,7 @@ class GraNet(Finetune):
         options: those of `finetune`.
     """
 
-    chooses_weights: ClassVar[bool] = True
+    regrowing: ClassVar[type[Regrowing]] = _GraNet
 
-    def __init__(
-        self, *, every: int = 10, until: float = 0.75, drop: float = 0.5, **options: Any
-    ) -> None:
-        super().__init__(**options)
-        require_share("drop", drop)
-        self.times = Times(until, every)
-        self.drop = drop
-
-    def masking(self, training: Training) -> Masking:
-        """Return what lets weights leave and grow."""
-        return _GraNet(training, self.times, self.drop)
-
-
-class _GraNet(Regrowing):
-    def __init__(self, training: Training, times: Times, drop: float) -> None:
-        super().__init__(training, times)
-        self.drop = drop
-
-    def first(self) -> dict[str, Tensor]:
-        return self.sparsity.masks(0.0)
-
-    def see(self, step: int) -> None:
-        if self.is_due(step):
-            taken = step + 1
-            drop = decayed(self.drop, taken, self.last)
-            self.regrow(self.gradients(), drop, cubic(taken, self.last))
-        super().see(step)
+    def __init__(self, *, drop: float = 0.5, **options: Any) -> None:
+        super().__init__(drop=drop, **options)

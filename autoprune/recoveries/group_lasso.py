@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from autoprune.contracts.recovery import Training
-from autoprune.recoveries._leaving import Leaving, UnitRecovery
-from autoprune.recoveries._options import require_positive
-from autoprune.recoveries._penalty import Penalised
+from autoprune.recoveries._penalty import PenalisedUnits
 from autoprune.recoveries._units import Units
-from autoprune.surgery.removal import Removal
 
 
-class GroupLasso(UnitRecovery):
+class GroupLasso(PenalisedUnits):
     """Group lasso: a penalty on the norms of the units that leave, which makes them zero whole.
 
     Yuan and Lin, "Model selection and estimation in regression with grouped variables", Journal
@@ -36,19 +30,7 @@ class GroupLasso(UnitRecovery):
         options: those of `finetune`, without `patience`; the schedule begins after `until`.
     """
 
-    def __init__(self, *, strength: float = 0.01, until: float = 0.75, **options: Any) -> None:
-        super().__init__(until=until, **options)
-        require_positive("strength", strength)
-        self.strength = strength
-
-    def leaving(self, training: Training, removal: Removal) -> Leaving:
-        """Return what penalises norms."""
-        return Penalised(
-            training, removal, self.times, penalty=_norms, factor=lambda _: self.strength
-        )
-
-
-def _norms(units: Units) -> Tensor:
-    """Return Σ √p ‖w‖₂; where a unit is zero its gradient is zero."""
-    norms: Tensor = torch.linalg.vector_norm(units.values, dim=1)
-    return (units.sizes.sqrt() * norms).sum()
+    def penalty(self, units: Units) -> Tensor:
+        """Return Σ √p ‖w‖₂; where a unit is zero its gradient is zero."""
+        norms: Tensor = torch.linalg.vector_norm(units.values, dim=1)
+        return (units.sizes.sqrt() * norms).sum()

@@ -3,45 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from autoprune.contracts.recovery import Training
-from autoprune.recoveries._chosen import Times, cubic
-from autoprune.recoveries._masking import Masking
+from autoprune.recoveries._chosen import Timed, Times, cubic
+from autoprune.recoveries._scheduled import Scheduled
 from autoprune.recoveries._whole import Whole
-from autoprune.recoveries.finetune import Finetune
-
-
-class Movement(Finetune):
-    """Movement pruning: weights stay that training moves away from zero.
-
-    Sanh, Wolf and Rush, "Movement pruning: adaptive sparsity by fine-tuning", NeurIPS 2020,
-    section 4: the network computes with m ⊙ w, the mask m keeps the highest scores s,
-    and through the straight-through estimator all scores, also those of weights that left,
-    change by -η ∂L/∂w w; w is only changed where it is there. The share that has left grows as
-    1 - (1 - t / T)³.
-
-    Departures: scores take the learning rate of the weights, without momentum; the cubic
-    schedule starts at the first step, and every kernel has a share of its own.
-
-    Args:
-        every: steps from one choice to the next.
-        until: the share of the steps after which weights stay.
-        options: those of `finetune`.
-    """
-
-    chooses_weights: ClassVar[bool] = True
-
-    def __init__(self, *, every: int = 5, until: float = 0.75, **options: Any) -> None:
-        super().__init__(**options)
-        self.times = Times(until, every)
-
-    def masking(self, training: Training) -> Masking:
-        """Return what scores weights by how they move."""
-        return _Movement(training, self.times)
 
 
 class _Movement(Whole):
@@ -62,3 +32,24 @@ class _Movement(Whole):
 
     def tensors(self) -> dict[str, Tensor]:
         return super().tensors() | {f"{name}/score": each for name, each in self.scores.items()}
+
+
+class Movement(Scheduled):
+    """Movement pruning: weights stay that training moves away from zero.
+
+    Sanh, Wolf and Rush, "Movement pruning: adaptive sparsity by fine-tuning", NeurIPS 2020,
+    section 4: the network computes with m ⊙ w, the mask m keeps the highest scores s,
+    and through the straight-through estimator all scores, also those of weights that left,
+    change by -η ∂L/∂w w; w is only changed where it is there. The share that has left grows as
+    1 - (1 - t / T)³.
+
+    Departures: scores take the learning rate of the weights, without momentum; the cubic
+    schedule starts at the first step, and every kernel has a share of its own.
+
+    Args:
+        every: steps from one choice to the next.
+        until: the share of the steps after which weights stay.
+        options: those of `finetune`.
+    """
+
+    chooser: ClassVar[type[Timed]] = _Movement

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from autoprune.contracts.recovery import Training
-from autoprune.recoveries._chosen import Times
-from autoprune.recoveries._masking import Masking
-from autoprune.recoveries._options import require_share
 from autoprune.recoveries._regrowth import Regrowing, decayed
-from autoprune.recoveries.finetune import Finetune
+from autoprune.recoveries._scheduled import Regrown
 
 
-class RigL(Finetune):
+class _RigL(Regrowing):
+    def see(self, step: int) -> None:
+        if self.is_due(step):
+            self.regrow(self.gradients(), decayed(self.drop, step + 1, self.last))
+        super().see(step)
+
+
+class RigL(Regrown):
     """RigL: the smallest weights leave, as many grow where gradients are largest.
 
     Evci et al., "Rigging the lottery: making all tickets winners", ICML 2020, algorithm 1: the
@@ -30,27 +33,4 @@ class RigL(Finetune):
         options: those of `finetune`.
     """
 
-    chooses_weights: ClassVar[bool] = True
-
-    def __init__(
-        self, *, every: int = 10, until: float = 0.75, drop: float = 0.3, **options: Any
-    ) -> None:
-        super().__init__(**options)
-        require_share("drop", drop)
-        self.times = Times(until, every)
-        self.drop = drop
-
-    def masking(self, training: Training) -> Masking:
-        """Return what replaces weights by the gradients of those that are not there."""
-        return _RigL(training, self.times, self.drop)
-
-
-class _RigL(Regrowing):
-    def __init__(self, training: Training, times: Times, drop: float) -> None:
-        super().__init__(training, times)
-        self.drop = drop
-
-    def see(self, step: int) -> None:
-        if self.is_due(step):
-            self.regrow(self.gradients(), decayed(self.drop, step + 1, self.last))
-        super().see(step)
+    regrowing: ClassVar[type[Regrowing]] = _RigL

@@ -46,10 +46,6 @@ class Set(Finetune):
 
 
 class _Set(Regrowing):
-    def __init__(self, training: Training, times: Times, drop: float) -> None:
-        super().__init__(training, times)
-        self.drop = drop
-
     def after(self, step: int) -> None:
         super().after(step)
         if not self.is_due(step) or step + 1 == self.last:

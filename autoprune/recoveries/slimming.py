@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from autoprune.contracts.recovery import Training
-from autoprune.recoveries._leaving import Leaving, UnitRecovery
-from autoprune.recoveries._options import require_positive
-from autoprune.recoveries._penalty import Penalised
+from autoprune.recoveries._penalty import PenalisedUnits
 from autoprune.recoveries._units import Units
-from autoprune.surgery.removal import Removal
 
 
-class Slimming(UnitRecovery):
+class Slimming(PenalisedUnits):
     """Network slimming: an L1 penalty on the batch norm scales of the units that leave.
 
     Liu et al., "Learning efficient convolutional networks through network slimming", ICCV 2017,
@@ -34,19 +28,7 @@ class Slimming(UnitRecovery):
         options: those of `finetune`, without `patience`; the schedule begins after `until`.
     """
 
-    def __init__(self, *, strength: float = 0.01, until: float = 0.75, **options: Any) -> None:
-        super().__init__(until=until, **options)
-        require_positive("strength", strength)
-        self.strength = strength
-
-    def leaving(self, training: Training, removal: Removal) -> Leaving:
-        """Return what penalises scales."""
-        return Penalised(
-            training, removal, self.times, penalty=_absolute, factor=lambda _: self.strength
-        )
-
-
-def _absolute(units: Units) -> Tensor:
-    """Return the sum of the units' scales, Σ |γ|, or of all that makes units without scales."""
-    parts = units.scales or units.parts
-    return torch.cat([each.values for each in parts], 1).abs().sum()
+    def penalty(self, units: Units) -> Tensor:
+        """Return the sum of the units' scales, Σ |γ|, or of all that makes units without scales."""
+        parts = units.scales or units.parts
+        return torch.cat([each.values for each in parts], 1).abs().sum()

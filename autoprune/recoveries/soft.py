@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from autoprune.contracts.recovery import Training
-from autoprune.recoveries._chosen import Timed, Times
-from autoprune.recoveries._masking import Masking
-from autoprune.recoveries.finetune import Finetune
+from autoprune.recoveries._chosen import Timed
+from autoprune.recoveries._scheduled import Scheduled
 from autoprune.surgery.sparsify import settle
 
 
-class Soft(Finetune):
+class _Soft(Timed):
+    def after(self, step: int) -> None:
+        super().after(step)
+        if step + 1 == self.last:
+            self.cut()
+        elif self.is_due(step):
+            settle(self.network, self.best())
+
+
+class Soft(Scheduled):
     """Soft pruning: the smallest weights become zero, and grow again until the next time.
 
     He et al., "Soft filter pruning for accelerating deep convolutional neural networks", IJCAI
@@ -26,21 +33,7 @@ class Soft(Finetune):
         options: those of `finetune`.
     """
 
-    chooses_weights: ClassVar[bool] = True
+    chooser: ClassVar[type[Timed]] = _Soft
 
-    def __init__(self, *, every: int = 10, until: float = 0.75, **options: Any) -> None:
-        super().__init__(**options)
-        self.times = Times(until, every)
-
-    def masking(self, training: Training) -> Masking:
-        """Return what makes weights zero again and again."""
-        return _Soft(training, self.times)
-
-
-class _Soft(Timed):
-    def after(self, step: int) -> None:
-        super().after(step)
-        if step + 1 == self.last:
-            self.cut()
-        elif self.is_due(step):
-            settle(self.network, self.best())
+    def __init__(self, *, every: int = 10, **options: Any) -> None:
+        super().__init__(every=every, **options)

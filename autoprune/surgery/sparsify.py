@@ -1,7 +1,7 @@
 """Single weights that leave: which ones, and a kernel that is zero there.
 
-    sparsity = sparsity_of(groups, policy, saliencies)
-    settle(network, sparsity.masks())                 # what leaves becomes zero, in place
+    sparsity = Sparsity(sparse_kernels(groups, policy), saliencies)
+    settle(network, sparsity.chosen)                  # what leaves becomes zero, in place
 
 A kernel is seen as a matrix (`matrix_of`), in which the pattern of a decision has its rows and
 columns. As many weights stay as the tables of cost count (`Pattern.stored`).
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,7 +19,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
-from autoprune.errors import PolicyError
 from autoprune.graph.group import GroupTable
 from autoprune.pattern import Pattern
 from autoprune.policy import LayerDecision, Policy
@@ -53,6 +53,11 @@ class Sparsity:
     decisions: Mapping[str, LayerDecision]
     saliencies: Mapping[str, Tensor]
 
+    @cached_property
+    def chosen(self) -> dict[str, Tensor]:
+        """What stays by the criterion's saliencies when all has left that leaves; not changed."""
+        return self.masks()
+
     def masks(
         self, share: float = 1.0, saliencies: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
@@ -65,28 +70,14 @@ class Sparsity:
         return {name: mask_of(known[name], each, share) for name, each in self.decisions.items()}
 
 
-def sparsity_of(
-    groups: GroupTable, policy: Policy, saliencies: Mapping[str, Tensor]
-) -> Sparsity | None:
-    """Return what leaves by a policy, None where every weight stays.
-
-    `saliencies` are in the shapes of the carved kernels. Raises `PolicyError` where a kernel
-    that loses weights has none.
-    """
-    decisions = {
+def sparse_kernels(groups: GroupTable, policy: Policy) -> dict[str, LayerDecision]:
+    """Return the decisions about kernels that lose single weights, by the kernels' names."""
+    return {
         name: policy.layer(layer.name)
         for layer in groups.layers
         for name in layer.tensors
         if policy.layer(layer.name).is_sparse
     }
-    for name in decisions:
-        if name not in saliencies:
-            raise PolicyError(
-                f"{policy.recipe.criterion!r} tells nothing of single weights of {name!r}; choose "
-                "another criterion (l1, for example), or keep all weights of that layer"
-            )
-    own = {name: saliencies[name] for name in decisions}
-    return Sparsity(decisions, own) if decisions else None
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ class TestMine(RecoveryContract):
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -119,6 +119,16 @@ class RecoveryContract:
         self.make().recover(self.training(network, **more))
         return {name: each.clone() for name, each in network.state_dict().items()}
 
+    def continued(self, deaths: Sequence[int], **more: Any) -> dict[str, Tensor]:
+        """Train the network, killed after so many steps each time, and return its state."""
+        checkpoint = MemoryCheckpoint()
+        for lives in deaths:
+            checkpoint.lives = lives
+            with pytest.raises(Killed):
+                self.trained(checkpoint=checkpoint, **more)
+        checkpoint.lives = None
+        return self.trained(checkpoint=checkpoint, **more)
+
     def test_the_loss_falls(self) -> None:
         network = self.network()
         training = self.training(network, steps=10 * STEPS)
@@ -154,13 +164,7 @@ class RecoveryContract:
 
     @pytest.mark.parametrize("deaths", [(1,), (5,), (STEPS - 1,), (2, 4, 1)])
     def test_killed_and_continued_is_uninterrupted(self, deaths: tuple[int, ...]) -> None:
-        checkpoint = MemoryCheckpoint()
-        for lives in deaths:
-            checkpoint.lives = lives
-            with pytest.raises(Killed):
-                self.trained(checkpoint=checkpoint)
-        checkpoint.lives = None
-        assert _equal(self.trained(checkpoint=checkpoint), self.trained())
+        assert _equal(self.continued(deaths), self.trained())
 
     def test_as_many_weights_leave_as_is_wanted(self) -> None:
         plain, network = self.network(), self.network()
@@ -171,7 +175,8 @@ class RecoveryContract:
         self.make().recover(self.training(network, sparsity=sparsity))
         for name, mask in before.items():
             there = network.get_parameter(name) != 0
-            assert int(there.sum()) <= int(mask.sum())
+            # What grew last is zero until a gradient reaches it.
+            assert 0.7 * int(mask.sum()) <= int(there.sum()) <= int(mask.sum())
             assert torch.equal(there, mask_of(there.float(), sparsity.decisions[name]) & there)
             if not self.make().chooses_weights:
                 assert not (there & ~mask).any()
@@ -181,13 +186,8 @@ class RecoveryContract:
     def test_killed_and_continued_it_lets_the_same_weights_leave(
         self, deaths: tuple[int, ...]
     ) -> None:
-        checkpoint, sparsity = MemoryCheckpoint(), _sparsity(self.network())
-        for lives in deaths:
-            checkpoint.lives = lives
-            with pytest.raises(Killed):
-                self.trained(checkpoint=checkpoint, sparsity=sparsity)
-        checkpoint.lives = None
-        continued = self.trained(checkpoint=checkpoint, sparsity=sparsity)
+        sparsity = _sparsity(self.network())
+        continued = self.continued(deaths, sparsity=sparsity)
         assert _equal(continued, self.trained(sparsity=sparsity))
 
     def test_units_leave_without_changing_what_is_computed(self) -> None:
@@ -204,13 +204,8 @@ class RecoveryContract:
 
     @pytest.mark.parametrize("deaths", [(1,), (5, 3), (STEPS - 1,)])
     def test_killed_and_continued_it_prepares_the_same_units(self, deaths: tuple[int, ...]) -> None:
-        checkpoint, removal = MemoryCheckpoint(), self.removal()
-        for lives in deaths:
-            checkpoint.lives = lives
-            with pytest.raises(Killed):
-                self.trained(checkpoint=checkpoint, removal=removal)
-        checkpoint.lives = None
-        continued = self.trained(checkpoint=checkpoint, removal=removal)
+        removal = self.removal()
+        continued = self.continued(deaths, removal=removal)
         assert _equal(continued, self.trained(removal=removal))
 
     def test_a_loss_that_is_no_number_names_its_step(self) -> None:

@@ -35,7 +35,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore::ResourceWarni
 def test_workers_and_controllers_that_are_killed_cost_no_finished_trial(
     cluster: Cluster, job: dict[str, Any], tmp_path: Path
 ) -> None:
-    with node(cluster, 2), Chaos({"worker": 3.0, "controller": 6.0}, most=4) as chaos:
+    with node(cluster, 2), Chaos({"worker": 3.0, "controller": 6.0}, most=2) as chaos:
         run = session.search(job, tmp_path / "run", address=cluster.address)
     assert run.history.close_reason == "finished"
     require_each_once(tmp_path / "run", 61)

@@ -25,7 +25,7 @@ from autoprune.surgery.sparsify import (
     mask_of,
     matrix_of,
     settle,
-    sparsity_of,
+    sparse_kernels,
 )
 
 PATTERNS = [None, "2:4", "4:8", "1:3", "4x1", "1x4", "2x3"]
@@ -140,16 +140,22 @@ def test_what_leaves_becomes_zero() -> None:
     assert torch.equal(network[0].weight, before * masks["0.weight"])
 
 
-def test_a_kernel_of_which_nothing_is_known_is_named() -> None:
-    groups = GroupTable([], layers=[Layer("conv", ("weight",), (Extent(2),))])
-    policy = Policy(layers={"conv": LayerDecision(keep_ratio=0.5)})
-    with pytest.raises(PolicyError, match=r"'l1' tells nothing of single weights of 'conv.weight'"):
-        sparsity_of(groups, policy, {})
-    assert sparsity_of(groups, Policy(), {}) is None
-    found = sparsity_of(groups, policy, {"conv.weight": torch.ones(2, 1)})
-    assert isinstance(found, Sparsity)
-    other = {"conv.weight": torch.tensor([[1.0], [2.0]])}
-    assert found.masks(saliencies=other)["conv.weight"].tolist() == [[False], [True]]
+def test_kernels_that_lose_weights_are_those_of_their_layers() -> None:
+    cell = Layer("lstm", ("weight_ih", "weight_hh"), (Extent(2), Extent(2)), reads=False)
+    groups = GroupTable([], layers=[Layer("", ("weight",), (Extent(2),)), cell])
+    decision = LayerDecision(keep_ratio=0.5)
+    policy = Policy(layers={"lstm": decision, "": decision})
+    found = sparse_kernels(groups, policy)
+    assert found == dict.fromkeys(("weight", "lstm.weight_ih", "lstm.weight_hh"), decision)
+    assert sparse_kernels(groups, Policy(layers={"lstm": LayerDecision(8, 32)})) == {}
+
+
+def test_masks_by_other_saliencies_leave_the_chosen_ones_alone() -> None:
+    decisions = {"conv.weight": LayerDecision(keep_ratio=0.5)}
+    sparsity = Sparsity(decisions, {"conv.weight": torch.tensor([[2.0], [1.0]])})
+    other = sparsity.masks(saliencies={"conv.weight": torch.tensor([[1.0], [2.0]])})
+    assert other["conv.weight"].tolist() == [[False], [True]]
+    assert sparsity.chosen["conv.weight"].tolist() == [[True], [False]]
 
 
 @pytest.mark.parametrize("text", ["4:2", "0:4", "1:65", "1x1", "0x4", "65x1", "2-4", "", "2:4:8"])
