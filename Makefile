@@ -21,7 +21,7 @@ test: lint unit
 
 unit: $(STAMP)
 	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not slow and not ray" tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "ray and not slow" tests
+	$(BIN)/python -m pytest -n 3 --dist loadfile -m "ray and not slow" tests
 
 # What takes minutes because it waits for clusters, servers and databases to fail.
 outages: $(STAMP)

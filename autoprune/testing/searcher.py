@@ -167,10 +167,10 @@ class SearcherContract:
             rebuilt.load_state_dict(state)
             futures = []
             for searcher in (original, rebuilt):
-                future = self._run(searcher, problem, rounds=4, number=1000)
+                future = self._run(searcher, problem, rounds=2, number=1000)
                 for trial in reversed(under_way):
                     searcher.tell(trial)
-                futures.append(future + self._run(searcher, problem, rounds=4, number=2000))
+                futures.append(future + self._run(searcher, problem, rounds=2, number=2000))
             assert futures[0] == futures[1]
 
     def test_a_loaded_state_replaces_what_was_there(self) -> None:
@@ -179,10 +179,10 @@ class SearcherContract:
             searcher = self.make(problem, 3)
             self._run(searcher, problem, rounds=rounds)
             state = searcher.state_dict()
-            futures = [self._run(searcher, problem, rounds=6, number=100)]
+            futures = [self._run(searcher, problem, rounds=3, number=100)]
             # The searcher went on, and `state` must not have followed it.
             searcher.load_state_dict(state)
-            futures.append(self._run(searcher, problem, rounds=6, number=100))
+            futures.append(self._run(searcher, problem, rounds=3, number=100))
             assert futures[0] == futures[1]
 
     def test_global_random_state_is_neither_read_nor_changed(self) -> None:

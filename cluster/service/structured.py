@@ -42,12 +42,15 @@ def log_to_stderr(level: int = logging.INFO) -> None:
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.captureWarnings(True)
-    logging.getLogger("grpc._cython.cygrpc").addFilter(_hides_headers)
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_news)
 
 
-def _hides_headers(record: logging.LogRecord) -> bool:
-    """Drop what gRPC says of headers that are no text: it shows them, and one holds the token."""
-    return not str(record.msg).startswith("Invalid encoding on")
+def _is_news(record: logging.LogRecord) -> bool:
+    """Drop what gRPC says of headers that are no text: it shows them, and one holds the token.
+
+    And of a client that went away while it was answered, which is no error of the server.
+    """
+    return not str(record.msg).startswith(("Invalid encoding on", "ExecuteBatchError raised"))
 
 
 def without_secrets(text: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from autoprune import plugins
 from autoprune.comparison.arena import Arena
 from autoprune.errors import NonFiniteError
 from tests.commands import command
@@ -64,6 +65,70 @@ def test_a_table_and_its_json(path: Path, tmp_path: Path) -> None:
         assert row["error"]["report"]["mean"] == pytest.approx(sum(values) / 2)
         assert row["policy"]["recipe"]["criterion"] == row["criterion"]
     assert all(each["seconds"] > 0 for each in body["scorings"].values())
+
+
+def test_recoveries_of_single_weights(path: Path, tmp_path: Path, digits_checkpoint: Path) -> None:
+    words = ("compare", str(path), "--of", "weights", "--keep", "0.1", "--criteria", "l1")
+    words += ("--recoveries", "finetune,rigl", "--seeds", "0", "--rung", "1")
+    own = ("--set", "rungs.1.recovery={name: rigl, every: 1, until: 1.0}")
+    done = command(*words, *own, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    text = " ".join(done.stdout.split())
+    for shown in (
+        "0.1 of weights: every kernel keeps 0.1 of its weights; 14.54 k params, 0.1033 of dense;",
+        "of dense; 2.15 M macs",
+        "criterion recovery error on V",
+        "l1 finetune",
+        "random rigl",
+        "rigl has the rung's options (every, until), the other recoveries their defaults",
+    ):
+        assert shown in text
+    for wrong in ("group", "trains nothing", "the same networks", "left out"):
+        assert wrong not in text
+
+    done = command(*words, *own, "--format", "json", cwd=tmp_path)
+    body = json.loads(done.stdout)
+    assert (body["of"], body["pattern"], body["recoveries"]) == (
+        "weights",
+        None,
+        ["finetune", "rigl"],
+    )
+    pairs = {(row["criterion"], row["recovery"]) for row in body["rows"]}
+    assert pairs == {(x, y) for x in ("l1", "random") for y in ("finetune", "rigl")}
+    (row,) = (x for x in body["rows"] if (x["criterion"], x["recovery"]) == ("l1", "rigl"))
+    assert {each["keep_ratio"] for each in row["policy"]["layers"].values()} == {0.1}
+    assert row["policy"]["groups"] == {}
+    entries = json.loads((tmp_path / "runs" / "small-compare.json").read_text())["entries"]
+    assert {(x["criterion"], x["recovery"]) for x in entries} == pairs
+
+    (tmp_path / "policy.json").write_text(json.dumps(row["policy"]))
+    model = ("--model", "digits_cnn", "--checkpoint", str(digits_checkpoint), "--data", str(path))
+    rung = "rungs=[{finetune_steps: 2, images: 50, recovery: {name: rigl, every: 1, until: 1.0}}]"
+    out = ("--out", str(tmp_path / "x.safetensors"), "--set", rung, "--format", "json")
+    done = command("apply", str(tmp_path / "policy.json"), *model, *out)
+    assert done.returncode == 0, done.stderr
+    measured = json.loads(done.stdout)["measurements"]["error"]
+    assert measured == row["seeds"][0]["measured"]["report"]["error"]
+
+
+def test_patterns_and_what_is_said_of_criteria(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = plugins.names
+
+    def few(kind: str) -> dict[str, str]:
+        allowed = {"wanda", "thinet", "taylor", "random"}
+        return {x: y for x, y in names(kind).items() if kind != "criterion" or x in allowed}
+
+    monkeypatch.setattr(plugins, "names", few)
+    words = ("--of", "weights", "--pattern", "2:4", "--keep", "0.5", "--seeds", "0")
+    done = command("compare", str(path), *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    text = " ".join(done.stdout.split())
+    assert "0.5 of weights: every kernel keeps 2 of every 4 weights in a row" in text
+    assert "recovery error" not in text
+    assert "left out: taylor, thinet: it judges whole units, not single weights" in text
+    assert text.count("wanda") == 1
 
 
 def test_a_policy_of_a_row_can_be_applied(
@@ -147,6 +212,15 @@ def test_failures_are_shown_and_only_nothing_but_failures_is_one(
         (("--rung", "2"), "rung 2 does not exist: the job has 2, counted from 0"),
         (("--of", "flops"), "flops"),
         (("--set", "seeed=1"), "did you mean 'seed'"),
+        (("--rung", "1", "--recoveries", "finetune,rigle"), "did you mean 'rigl'"),
+        (("--rung", "1", "--recoveries", ",rigl"), "--recoveries takes names of recoveries"),
+        (("--recoveries", "finetune"), "rung 0 trains nothing"),
+        (("--rung", "1", "--recoveries", "rigl"), "recoveries that can: finetune, gradual_units"),
+        (("--rung", "1", "--of", "weights", "--recoveries", "growing"), "more than units leave"),
+        (("--pattern", "4x1"), "say --of weights, or leave --pattern out"),
+        (("--of", "weights", "--pattern", "2:4"), "of 2:4 the share 0.5 stays; given: 0.5, 0.3"),
+        (("--of", "weights", "--pattern", "2x"), "such as 4x1; given: '2x'"),
+        (("--of", "weights", "--criteria", "l1,thinet"), "criteria that can: grasp, l1"),
     ],
 )
 def test_bad_input_is_one_message_exit_2_and_nothing_written(

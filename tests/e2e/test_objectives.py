@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
 import yaml
 
-CLI = [sys.executable, "-m", "autoprune.cli.main"]
+from tests.commands import command
+
 MINE = '''
 from autoprune.contracts.objective import Objective, Stage
 from autoprune.trial import Measurement
@@ -60,7 +59,7 @@ def write_adult(directory: Path) -> None:
 def job(tmp_path: Path) -> dict[str, Any]:
     """A search of seconds in which groups matter."""
     write_adult(tmp_path)
-    (tmp_path / "mine.py").write_text(MINE)
+    (tmp_path / "own_objectives.py").write_text(MINE)
     return {
         "model": {"name": "mlp"},
         "data": {"name": "adult", "path": str(tmp_path), "groups": ["sex", "sex & race"]},
@@ -70,7 +69,7 @@ def job(tmp_path: Path) -> dict[str, Any]:
             "worst_group_error",
             "equalized_odds",
             "prune_disparity",
-            {"import": "mine:Confidence"},
+            {"import": "own_objectives:Confidence"},
         ],
         "constraints": [{"soft": "accuracy_gap <= 0.0"}, "churn <= 0.99"],
         "searchers": ["nsga2"],
@@ -81,28 +80,16 @@ def job(tmp_path: Path) -> dict[str, Any]:
     }
 
 
-def cli(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [*CLI, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=environment,
-        cwd=directory,
-    )
-
-
-def search(directory: Path, job: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+def search(directory: Path, job: dict[str, Any]) -> CompletedProcess[str]:
     (directory / "job.yaml").write_text(yaml.safe_dump(job))
-    return cli(directory, "search", "job.yaml", "--run", "run")
+    return command("search", "job.yaml", "--run", "run", cwd=directory)
 
 
 def test_groups_and_an_objective_of_ones_own(tmp_path: Path, job: dict[str, Any]) -> None:
     done = search(tmp_path, job)
     assert done.returncode == 0, done.stderr
     assert "misses accuracy_gap <= 0.0" in done.stdout
-    body = json.loads(cli(tmp_path, "front", "run", "--format", "json").stdout)
+    body = json.loads(command("front", "run", "--format", "json", cwd=tmp_path).stdout)
     assert [(each["name"], each["goal"]) for each in body["objectives"]][2:] == [
         ("worst_group_error", "min"),
         ("equalized_odds", "min"),
@@ -115,7 +102,7 @@ def test_groups_and_an_objective_of_ones_own(tmp_path: Path, job: dict[str, Any]
         assert values["worst_group_error"] >= values["error"]
         assert 0.5 <= values["confidence"] <= 1
         assert trial["objectives"]["worst_group_error"]["low"] is not None
-    shown = cli(tmp_path, "show", "run", "knee").stdout
+    shown = command("show", "run", "knee", cwd=tmp_path).stdout
     for group in ("sex=Female", "sex=Male & race=Black"):
         assert group in shown
     report = (tmp_path / "run" / "report.html").read_text()
@@ -126,7 +113,7 @@ def test_groups_and_an_objective_of_ones_own(tmp_path: Path, job: dict[str, Any]
 def test_a_value_that_is_no_number_ends_the_search_with_its_name(
     tmp_path: Path, job: dict[str, Any]
 ) -> None:
-    own = {"objectives": ["error", {"import": "mine:Nothing"}], "constraints": []}
+    own = {"objectives": ["error", {"import": "own_objectives:Nothing"}], "constraints": []}
     done = search(tmp_path, {**job, **own})
     assert done.returncode == 1
     assert "the dense network cannot be evaluated: nothing is nan" in done.stderr
@@ -137,7 +124,7 @@ def test_a_value_that_is_no_number_ends_the_search_with_its_name(
     [
         ({"objectives": ["error", {"name": "latency", "backend": "tensorrt"}]}, "openvino"),
         ({"objectives": ["error", {"name": "latency", "device": "cuda"}]}, "latency_ms cannot"),
-        ({"objectives": ["error", {"import": "mine:Absent"}]}, "mine:Absent"),
+        ({"objectives": ["error", {"import": "own_objectives:Absent"}]}, "own_objectives:Absent"),
         ({"objectives": ["error", {"name": "adversarial_error", "epsilon": -1}]}, "above 0"),
         ({"data": {"name": "digits", "groups": "sexe"}}, "allowed: class"),
         ({"data": {"name": "digits", "attributes": {"a": "no.npy"}}}, "no.npy cannot be read"),

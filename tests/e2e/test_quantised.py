@@ -12,6 +12,9 @@ import torch
 import yaml
 
 import autoprune
+from autoprune.data.dataset import Dataset
+from autoprune.data.digits import Digits
+from autoprune.job.spec import SplitSpec
 from autoprune.quantization.form import quantised_layers
 from autoprune.report.figures import bits_figure
 from autoprune.run import Run
@@ -97,7 +100,8 @@ def test_a_quantised_network_leaves_as_files_that_run(run: Path, tmp_path: Path)
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(whole), providers=["CPUExecutionProvider"])
-    inputs = torch.rand(32, 1, 8, 8)
+    dataset = Dataset.from_raw(Digits().load(), SplitSpec())
+    inputs = dataset.normalise(dataset.report.inputs).contiguous()
     (outputs,) = session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
     agree = network(inputs).argmax(1) == torch.from_numpy(outputs).argmax(1)
     assert agree.float().mean() > 0.9

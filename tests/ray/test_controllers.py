@@ -46,6 +46,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore::ResourceWarni
 CLI = [sys.executable, "-m", "autoprune.cli.main"]
 
 
+@pytest.mark.slow
 def test_one_job_has_one_controller(cluster: Cluster, job: dict[str, Any], tmp_path: Path) -> None:
     directory = tmp_path / "run"
     job["budget"] = {"trials": 400}
@@ -69,7 +70,9 @@ def test_one_job_has_one_controller(cluster: Cluster, job: dict[str, Any], tmp_p
     assert sum(x.kind is EventKind.OPENED for x in log_of(directory)) == 1
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "sent", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_who_follows_a_search_can_stop_it(
     cluster: Cluster, job: dict[str, Any], tmp_path: Path, sent: signal.Signals
 ) -> None:

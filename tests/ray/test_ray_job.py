@@ -132,6 +132,7 @@ def test_a_submitted_job_searches_on_the_cluster(
     assert len(Run.open(run).completed()) > len(done.completed())
 
 
+@pytest.mark.slow
 def test_stopping_the_submission_interrupts_the_search(
     dashboard: str, job: Mapping[str, Any], tmp_path: Path
 ) -> None:

@@ -209,6 +209,7 @@ def hypervolume(problem: SearchProblem, policies: list[Policy]) -> float:
     return float(moocore.hypervolume(np.array(points), ref=[1.0, 1.0]))
 
 
+@pytest.mark.slow
 def test_it_beats_random_search_by_a_clear_margin() -> None:
     problem = small_problem(units=(32,) * 8)
     volumes = {

@@ -101,6 +101,7 @@ def hypervolume(problem: SearchProblem, policies: list[Policy]) -> float:
     return float(moocore.hypervolume(points, ref=[1.0, 1.0]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("searcher", "margin"),
     [(EagleEye, 0.015), (LeGR, 0.03), (Bisection, 0.05), (Knapsack, 0.05)],

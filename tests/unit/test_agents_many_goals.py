@@ -63,7 +63,13 @@ def searched(searcher: Searcher, problem: SearchProblem) -> list[Trial]:
     return trials
 
 
-@pytest.mark.parametrize("name", plugins.names("searcher"))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(x, marks=pytest.mark.slow) if x == "gp" else x
+        for x in plugins.names("searcher")
+    ],
+)
 def test_a_searcher_finds_a_front_of_five_goals(name: str, problem: SearchProblem) -> None:
     # Each ask after its startup takes gp a second.
     options = {"startup": 50} if name == "gp" else {}

@@ -43,7 +43,11 @@ def searched(name: str, trials: int) -> Front:
     return front
 
 
-@pytest.mark.parametrize("name", SEARCHERS)
+# GP takes a third of a second for every proposal.
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(x, marks=pytest.mark.slow) if x == "gp" else x for x in SEARCHERS],
+)
 def test_searchers_find_networks_of_few_units_and_bits(name: str) -> None:
     front = searched(name, 60)
     assert len(front.members) >= 3
@@ -53,6 +57,7 @@ def test_searchers_find_networks_of_few_units_and_bits(name: str) -> None:
     assert name == "uniform" or any(len(each) > 1 for each in bits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["amc", "nsga2", "tpe", "portfolio"])
 def test_learning_beats_chance(name: str) -> None:
     volume, chance = searched(name, 120).hypervolume(), searched("random", 120).hypervolume()

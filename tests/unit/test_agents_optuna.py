@@ -58,7 +58,7 @@ def numbers(units: tuple[int, ...] = (16, 24, 32, 12)) -> SearchProblem:
 
 class TestGP(SearcherContract):
     def make(self, problem: SearchProblem, seed: int) -> Searcher:
-        return GP(problem, seed=seed, startup=40, modelled=40)
+        return GP(problem, seed=seed, startup=44, modelled=44)
 
     def problem(self) -> SearchProblem:
         return small_problem(units=(16, 24))
@@ -113,6 +113,7 @@ def hypervolume(problem: SearchProblem, policies: list[Policy]) -> float:
     return float(moocore.hypervolume(np.array(points), ref=[1.0, 1.0]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [CMAES, OptunaNSGA2, OptunaNSGA3, TPE])
 def test_each_beats_random_search(make: type[Searcher]) -> None:
     problem = numbers((32,) * 10)
@@ -126,6 +127,7 @@ def test_each_beats_random_search(make: type[Searcher]) -> None:
     assert min(found) > max(chance) + 0.02
 
 
+@pytest.mark.slow
 def test_the_gp_beats_in_40_trials_what_chance_finds_in_300() -> None:
     problem = numbers((32,) * 10)
     found = hypervolume(problem, search(GP(problem, seed=0), problem, 40))
@@ -150,7 +152,10 @@ def refuse_above(share: float) -> Callable[[SearchProblem, Policy], Trial]:
     return end
 
 
-@pytest.mark.parametrize(("make", "trials"), [(GP, 40), (CMAES, 150), (OptunaNSGA2, 150)])
+@pytest.mark.parametrize(
+    ("make", "trials"),
+    [pytest.param(GP, 40, marks=pytest.mark.slow), (CMAES, 150), (OptunaNSGA2, 150)],
+)
 def test_refused_trials_show_the_way_into_the_feasible_region(
     make: type[Searcher], trials: int
 ) -> None:
@@ -168,7 +173,10 @@ GOALS = (
 )
 
 
-@pytest.mark.parametrize("make", [GP, CMAES, OptunaNSGA2, OptunaNSGA3, TPE])
+@pytest.mark.parametrize(
+    "make",
+    [pytest.param(GP, marks=pytest.mark.slow), CMAES, OptunaNSGA2, OptunaNSGA3, TPE],
+)
 @pytest.mark.parametrize("goals", [1, 3])
 def test_one_goal_and_three_are_searched(make: type[Searcher], goals: int) -> None:
     problem = replace(numbers((32,) * 4), goals=GOALS[:goals])

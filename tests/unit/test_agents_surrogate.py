@@ -215,6 +215,7 @@ def test_points_are_spread_evenly() -> None:
 # -- the search ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_it_beats_nsga2_by_a_clear_margin() -> None:
     problem = small_problem(units=(32,) * 10)
     volumes = {

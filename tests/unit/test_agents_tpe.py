@@ -48,6 +48,7 @@ def hypervolume(problem: SearchProblem, policies: list[Policy]) -> float:
     return float(moocore.hypervolume(np.array(points), ref=[1.0, 1.0]))
 
 
+@pytest.mark.slow
 def test_its_model_beats_chance() -> None:
     problem = small_problem(units=(16,) * 6)
     gains = [

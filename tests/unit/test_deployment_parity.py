@@ -66,10 +66,15 @@ def candidate(keep_ratio: float, train: Tensor) -> nn.Module:
 @pytest.mark.parametrize(
     ("name", "bits", "keep_ratio"),
     [
-        ("onnx", 8, 1.0),
+        pytest.param("onnx", 8, 1.0, marks=pytest.mark.slow),
         ("onnx", 8, 0.7),
-        ("openvino", 7, 0.7),
-        pytest.param("openvino", 8, 1.0, marks=pytest.mark.skipif(saturates(), reason="saturates")),
+        pytest.param("openvino", 7, 0.7, marks=pytest.mark.slow),
+        pytest.param(
+            "openvino",
+            8,
+            1.0,
+            marks=[pytest.mark.slow, pytest.mark.skipif(saturates(), reason="saturates")],
+        ),
     ],
 )
 def test_the_same_accuracy_on_real_images(

@@ -327,14 +327,14 @@ def _settings(examples: int, steps: int) -> settings:
 def test_whatever_happens_the_log_is_right(
     engine: Callable[[], Engine], caplog: pytest.LogCaptureFixture
 ) -> None:
-    run_state_machine_as_test(engine, settings=_settings(15, 30))
+    run_state_machine_as_test(engine, settings=_settings(8, 30))
     assert "does not repeat" not in caplog.text
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_whatever_happens_the_log_is_right_for_longer(engine: Callable[[], Engine]) -> None:
-    run_state_machine_as_test(engine, settings=_settings(500, 50))
+    run_state_machine_as_test(engine, settings=_settings(150, 50))
 
 
 @pytest.mark.parametrize("fault", [AWAY, AWAY_AFTER_WRITING])

@@ -53,8 +53,8 @@ class Several(nn.Module):
     ("make", "kind", "depth"),
     [
         ("vit", SlimAttention, False),
-        ("vit", Skipped, True),
-        ("lambda_resnet", Bridge, False),
+        pytest.param("vit", Skipped, True, marks=pytest.mark.slow),
+        pytest.param("lambda_resnet", Bridge, False, marks=pytest.mark.slow),
         ("Several", nn.Linear, False),
     ],
 )

@@ -29,7 +29,10 @@ class TestOpenVino(exporting.DigitsContract):
         return OpenVino()
 
 
-@pytest.mark.parametrize("family", [x for x in exporting.FAMILIES if x != "digits_cnn"])
+@pytest.mark.parametrize(
+    "family",
+    ["vit", *(pytest.param(x, marks=pytest.mark.slow) for x in ("cifar_resnet20", "lstm"))],
+)
 def test_every_family_leaves(family: str, tmp_path: Path) -> None:
     candidate = exporting.pruned(family)
     exported = OpenVino().export(candidate, tmp_path / "a.xml")

@@ -96,7 +96,10 @@ def test_formats_are_found_by_their_names(name: str) -> None:
     assert issubclass(load("exporter", name), PolicyExporter)
 
 
-@pytest.mark.parametrize("family", INNER)
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(x, marks=pytest.mark.slow) if x == "cifar_resnet56" else x for x in INNER],
+)
 @pytest.mark.parametrize("kind", UNIT_TOOLS)
 def test_every_family_can_be_handed_over(
     kind: type[PolicyExporter], family: str, tmp_path: Path

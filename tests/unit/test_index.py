@@ -79,7 +79,7 @@ def of(trial: Trial, split: str, metric: str) -> list[float]:
 
 
 @given(logs(), st.sampled_from([None, 0.05, 0.4]), st.integers(1, 5))
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 def test_as_of_every_event_it_answers_as_a_run_that_ends_there(
     events: list[Event], significance: float | None, at_once: int
 ) -> None:
@@ -94,7 +94,7 @@ def test_as_of_every_event_it_answers_as_a_run_that_ends_there(
 
 
 @given(logs(), st.sampled_from([None, 0.05]))
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 def test_it_follows_a_log_event_by_event(events: list[Event], significance: float | None) -> None:
     job, index = make_job(significance), JobIndex(make_job(significance), 10)
     fronts: list[set[int]] = [set()]
@@ -122,7 +122,7 @@ def test_it_follows_a_log_event_by_event(events: list[Event], significance: floa
 
 
 @given(logs())
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 def test_it_knows_of_every_trial_what_the_log_says(events: list[Event]) -> None:
     job = make_job(None)
     index, view = indexed(job, events), Replayed(job, events)
@@ -155,7 +155,7 @@ def test_it_knows_of_every_trial_what_the_log_says(events: list[Event]) -> None:
 
 
 @given(logs())
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=20)
 def test_whole_trials_are_read_from_where_it_says(events: list[Event]) -> None:
     job = make_job(None)
     with tempfile.TemporaryDirectory() as directory, SqlStore(Path(directory) / "a.db") as store:

@@ -48,11 +48,12 @@ def test_errors_and_warnings_are_lines_too() -> None:
     assert "overflow" in warning["message"]
 
 
-def test_headers_are_not_shown() -> None:
-    """gRPC logs those that are no text, and a secret with a stray byte in it looks like none."""
+def test_headers_and_clients_that_left_are_not_shown() -> None:
+    """A secret with a stray byte in it is a header that is no text, and gRPC would log it."""
     (line,) = logged(
         "log = logging.getLogger('grpc._cython.cygrpc')\n"
         "log.error('Invalid encoding on %s', b'Bearer autoprune_ci_A1b2\\xff_C3d4E5f6')\n"
+        "log.error('ExecuteBatchError raised in core by servicer method [%s]', 'WatchFront')\n"
         "log.error('something else')"
     )
     assert line["message"] == "something else"
