@@ -24,6 +24,7 @@ from autoprune.policy import Policy
 from autoprune.quantization.form import attach
 from autoprune.safetensors_header import KEY, read_header
 from autoprune.seal import check_seal
+from autoprune.sparse_storage import packed, unpacked
 from autoprune.surgery.folding import fold
 from autoprune.surgery.low_rank import expanded, expanded_pairs, factorise
 from autoprune.surgery.plan import Plan
@@ -33,11 +34,11 @@ _MOST_INPUTS = 2**26
 
 
 def save(network: nn.Module, header: str, path: Path) -> None:
-    """Write a network's state, and in the header a text."""
+    """Write a network's state, kernels without their zeros, and in the header a text."""
     # Copies: the format refuses tensors that share memory, as tied weights do.
     state = {
         name: each.detach().cpu().clone().contiguous()
-        for name, each in network.state_dict().items()
+        for name, each in packed(network.state_dict()).items()
     }
     save_file(state, path, metadata={KEY: header})
 
@@ -65,7 +66,11 @@ def load(path: str | Path) -> nn.Module:
     except (ValueError, KeyError, TypeError, PolicyError) as error:
         raise ExportError(f"the autoprune header of {path} is damaged: {error}") from error
     with safe_open(str(path), framework="pt") as file:
-        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    try:
+        state = unpacked(stored)
+    except ValueError as error:
+        raise ExportError(f"the weights in {path} are damaged: {error}") from error
     _check_sizes(path, state, spec.num_classes or classes, shape)
     model = build_model(spec, classes, shape)
     try:

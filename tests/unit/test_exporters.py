@@ -18,6 +18,7 @@ from autoprune.evaluation.weights import save_weights
 from autoprune.exporters.onnx_exporter import Onnx
 from autoprune.exporters.torch_exporter import Torch
 from autoprune.rebuild import load
+from autoprune.safetensors_header import read_header
 from autoprune.seal import open_seal, seal
 from tests import exporting
 
@@ -62,6 +63,28 @@ def test_load_gives_the_pruned_module(pruned: Candidate, tmp_path: Path) -> None
     shapes = {name: tuple(x.shape) for name, x in network.state_dict().items()}
     assert shapes == {name: tuple(x.shape) for name, x in pruned.network.state_dict().items()}
     assert network.get_submodule("hidden").out_features == 32  # type: ignore[comparison-overlap]
+
+
+def test_kernels_are_stored_without_their_zeros(tmp_path: Path) -> None:
+    candidate = exporting.pruned("cifar_resnet20")
+    stored = sum(each.nbytes for each in candidate.network.state_dict().values())
+    pattern = torch.arange(stored) % 10 == 3  # a tenth of every kernel, anywhere
+    with torch.no_grad():
+        for each in candidate.network.parameters():
+            if each.dim() > 1:
+                each.mul_(pattern[: each.numel()].view_as(each))
+    path = Torch().export(candidate, tmp_path / "a.safetensors").path
+    # A tenth of the values, a bit for each, and what lies beside the kernels.
+    assert 0.10 * stored < path.stat().st_size - len(read_header(path)) < 0.20 * stored
+    for name, each in load(path).state_dict().items():
+        assert torch.equal(each, candidate.network.state_dict()[name])
+
+
+def test_damaged_kernels_are_refused(pruned: Candidate, tmp_path: Path) -> None:
+    state = {"stem.weight:values": torch.ones(3), "stem.weight:bits": torch.zeros(2)}
+    path = write(state, Torch().stamped(pruned.provenance), tmp_path / "bad.safetensors")
+    with pytest.raises(ExportError, match=r"bad\.safetensors are damaged: stem\.weight is stored"):
+        load(path)
 
 
 def test_files_of_another_origin_are_refused(tmp_path: Path) -> None:
