@@ -74,3 +74,22 @@ def check_order(scores: np.ndarray, error: Errors) -> None:
         scores[order], np.maximum.accumulate(reached), rtol=1e-3, atol=1e-7 * max(reached)
     )
     assert (np.diff(scores[order]) > 0).all()
+
+
+def paid_one_by_one(weights: np.ndarray, inverse: np.ndarray) -> np.ndarray:
+    """Return the most that was paid until each weight of each row, (m, d), had left.
+
+    A system of what is still there is solved anew at every step.
+    """
+    moments, paid = np.linalg.inv(inverse), np.zeros(weights.shape)
+    for row, own in zip(paid, weights, strict=True):
+        left, worst = list(range(len(own))), 0.0
+        while left:
+            rest = moments[np.ix_(left, left)]
+            # The best values of those that are left for what all of them computed.
+            values = np.linalg.solve(rest, moments[left] @ own)
+            costs = values**2 / np.linalg.inv(rest).diagonal()
+            place = int(costs.argmin())
+            worst = max(worst, float(costs[place]))
+            row[left.pop(place)] = worst
+    return paid

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from autoprune.contracts.criterion import Cost, Need, WeightCriterion
+from autoprune.criteria._one_by_one import losses_in_order
 from autoprune.criteria._reader import Reader, readers_of, scored
 from autoprune.scoring.evidence import Evidence
-from autoprune.surgery.reconstruct import LayerMoments
 
 _LARGEST = 4609
 """Inputs that a layer may have: 512 channels of a 3×3 convolution, and the bias."""
@@ -42,18 +42,24 @@ class Obs(WeightCriterion):
     moments (convolutions in several groups, the largest layers) or more than 4,609 inputs; a
     group without others is left out.
 
-    Single weights cost w²/(2 [H⁻¹]_jj), of their own layer, all judged at once: half of the
-    squared error of its outputs. Weights compare between layers as far as their outputs do.
+    Single weights leave their row one by one as well, as in Optimal Brain Compression: a weight
+    costs w²/(2 [H⁻¹]_jj), half of the squared error of its layer's outputs, when its turn comes,
+    and is worth the most that was paid until then. Weights compare between layers as far as their
+    outputs do. A kernel of m outputs and d inputs takes m d³ operations: where these are more than
+    `operations`, its inputs are gone through in blocks, and no weight tells what it costs those of
+    other blocks to do without it.
     """
 
     cost: ClassVar[Cost] = "solve"
     needs: ClassVar[frozenset[Need]] = frozenset({"inputs"})
 
-    def __init__(self, *, seed: int = 0, steps: int = 128) -> None:
+    def __init__(self, *, seed: int = 0, steps: int = 128, operations: float = 1.3e10) -> None:
         super().__init__(seed=seed)
-        if steps < 1:
-            raise ValueError(f"steps must be at least 1, given {steps}")
+        for option, value in (("steps", steps), ("operations", operations)):
+            if value < 1:
+                raise ValueError(f"{option} must be at least 1, given {value}")
         self.steps = steps
+        self.operations = operations
 
     def scores(self, evidence: Evidence) -> dict[str, np.ndarray]:
         """Return the relative costs until units have left, shape (units,), by group."""
@@ -92,21 +98,14 @@ class Obs(WeightCriterion):
             layer, _, own = kernel.rpartition(".")
             if own != "weight" or layer not in layers:
                 continue
-            bends = _bends(layers[layer])
-            if bends is not None:
-                weight = evidence.weights[kernel].astype(np.float64)
-                found[kernel] = weight**2 * bends.reshape(1, *weight.shape[1:]) / 2.0
+            moments = layers[layer]
+            inverse = moments.inverse() if len(moments.gram) <= _LARGEST else None
+            if inverse is not None:
+                able = len(inverse) - int(moments.has_bias)  # all but the constant input of a bias
+                weights, inverse = moments.weight[:able].T.contiguous(), inverse[:able, :able]
+                losses = losses_in_order(weights, inverse, self.operations) / 2.0
+                found[kernel] = losses.view(evidence.weights[kernel].shape).cpu().numpy()
         return found
-
-
-def _bends(moments: LayerMoments) -> np.ndarray | None:
-    """Return 1/[H⁻¹]_jj of every input of a kernel, without the constant one of the bias."""
-    inverse = moments.inverse() if len(moments.gram) <= _LARGEST else None
-    if inverse is None:
-        return None
-    diagonal = inverse.diagonal()[: len(inverse) - int(moments.has_bias)]
-    bends: np.ndarray = diagonal.reciprocal().cpu().numpy()
-    return bends
 
 
 class _System:

@@ -88,6 +88,13 @@ class LayerMoments:
             gram = gram.index_select(0, kept).index_select(1, kept)
         return replace(self, gram=gram, weight=_flat(layer).double())
 
+    def damped(self) -> Tensor | None:
+        """Return G + λ I as `inverse` inverts it, or None where the moments hold NaN or infinity."""
+        gram = self.gram.clone()
+        for _ in self._factors(gram, RIDGES[1:]):
+            return gram if gram.isfinite().all() else None
+        return None
+
     def inverse(self) -> Tensor | None:
         """Return (G + λ I)⁻¹, shape (d, d), or None where the moments hold NaN or infinity.
 

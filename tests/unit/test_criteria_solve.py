@@ -26,7 +26,14 @@ from autoprune.testing import CriterionContract, WeightCriterionContract
 from autoprune.tracing.discovery import discover
 from tests.networks import Chain, Concat, Depthwise, Residual, built
 from tests.reconstruction import LAYERS, Unsolvable, around, columns_of, images, inputs_of
-from tests.removal import Errors, check_order, correlated, refitted, zeroed
+from tests.removal import (
+    Errors,
+    check_order,
+    correlated,
+    paid_one_by_one,
+    refitted,
+    zeroed,
+)
 
 
 class TestThiNet(CriterionContract):
@@ -96,11 +103,14 @@ def test_obs_by_hand() -> None:
     assert second == pytest.approx(1.04)
     expected = np.array([first, second, second + 1.02, second + 1.02 + 4.02]) / 6
     np.testing.assert_allclose(Obs().scores(evidence)["0"], expected, rtol=1e-6)
-    alone = np.array([[first, 2.02 - 1 / 1.02, 1.02, 4.02]]) / 2
+    # Single weights are worth the most that was paid until they left.
     found = Obs().saliencies(evidence)
-    np.testing.assert_allclose(found["2.weight"], alone, rtol=1e-6)
-    # The first layer reads the same, and no group; its kernel is the identity.
-    np.testing.assert_allclose(found["0.weight"], np.diag(alone[0]), rtol=1e-6)
+    paid = np.array([[first, first, 1.02, 4.02]]) / 2
+    np.testing.assert_allclose(found["2.weight"], paid, rtol=1e-6)
+    # The first layer reads the same, and no group; its kernel is the identity, so all zeros
+    # have left when the only other weight of a row does.
+    alone = np.diag([1.02, 2.02, 1.02, 4.02]) / 2
+    np.testing.assert_allclose(found["0.weight"], alone, rtol=1e-6, atol=1e-12)
 
 
 def test_columns_of_units_that_have_unequal_shares() -> None:
@@ -319,8 +329,10 @@ def test_weights_of_all_plain_layers_are_judged() -> None:
     rows = np.c_[columns_of(network.stem, read["stem"][0]), np.ones(20 * 36)]
     ridge = np.diag([0.01 * (rows[:, :-1] ** 2).mean()] * 27 + [0.0])
     inverse = np.linalg.inv(rows.T @ rows / len(rows) + ridge)
-    expected = network.stem.weight.numpy() ** 2 / inverse.diagonal()[:27].reshape(3, 3, 3) / 2
-    np.testing.assert_allclose(Obs().saliencies(evidence)["stem.weight"], expected, rtol=1e-4)
+    weight = network.stem.weight.flatten(1).numpy()
+    expected = paid_one_by_one(weight, inverse[:27, :27]) / 2
+    saliencies = Obs().saliencies(evidence)["stem.weight"]
+    np.testing.assert_allclose(saliencies.reshape(expected.shape), expected, rtol=1e-4)
 
 
 class Encoder(nn.Module):
@@ -354,6 +366,7 @@ def test_a_transformer_is_judged_by_what_its_linear_layers_read() -> None:
     assert list(Obs().saliencies(evidence)) == [f"{each}.weight" for each in names]
 
 
-def test_steps_are_checked() -> None:
-    with pytest.raises(ValueError, match="steps must be at least 1, given 0"):
-        Obs(steps=0)
+@pytest.mark.parametrize("option", ["steps", "operations"])
+def test_options_are_checked(option: str) -> None:
+    with pytest.raises(ValueError, match=f"{option} must be at least 1, given 0"):
+        Obs(**{option: 0})  # type: ignore[arg-type]

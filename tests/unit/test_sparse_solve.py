@@ -12,6 +12,7 @@ from autoprune.surgery.reconstruct import LayerMoments
 from autoprune.surgery.sparse_solve import solve_sparse
 
 WEIGHTS = 22
+BOTH = pytest.mark.parametrize("is_exact", [True, False])
 
 
 def layer_of(*, has_bias: bool = False, dead: tuple[int, ...] = (), seed: int = 0) -> LayerMoments:
@@ -79,6 +80,9 @@ def test_by_hand() -> None:
     layer = LayerMoments(gram, torch.tensor([[3.02, 3.02], [1.0, 1.0]]).double(), 1, False)
     keep = torch.tensor([[False, True], [True, False]])
     expected = torch.tensor([[0.0, 2.0], [3.02, 0.0]]).double()
+    check(solve_sparse(layer, keep, is_exact=False), expected, keep)
+    # Exactly, the first makes up for the second as well: 1 of 1.02 that it is multiplied with.
+    expected[1, 0] = 3.02 + 1 / 1.02
     check(solve_sparse(layer, keep), expected, keep)
 
 
@@ -87,7 +91,29 @@ def test_by_hand() -> None:
 def test_it_agrees_with_the_slow_twin(has_bias: bool, block: int) -> None:
     layer = layer_of(has_bias=has_bias)
     keep = random_mask(layer)
-    check(solve_sparse(layer, keep, block=block), one_by_one(layer, keep), keep)
+    found = solve_sparse(layer, keep, is_exact=False, block=block)
+    check(found, one_by_one(layer, keep), keep)
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_rows_are_solved_exactly(has_bias: bool) -> None:
+    layer = layer_of(has_bias=has_bias)
+    keep = random_mask(layer)
+    check(solve_sparse(layer, keep, is_exact=True), exact(layer, keep), keep)
+
+
+def test_rows_are_solved_exactly_where_few_weights_stay() -> None:
+    """A third of m k³ against four times 22³ + 22² m: all of 5 rows, at most 18 inputs of 400."""
+    layer = layer_of()
+    wide = replace(layer, weight=layer.weight[:, :1].repeat(1, 400))
+    for made, kept, is_exact in ((layer, 22, True), (wide, 16, True), (wide, 20, False)):
+        keep = torch.zeros(made.weight.T.shape, dtype=torch.bool)
+        keep[:, torch.arange(kept) * 7 % WEIGHTS] = True
+        found = solve_sparse(made, keep)
+        assert found is not None
+        assert torch.equal(found, solve_sparse(made, keep, is_exact=is_exact))  # type: ignore[arg-type]
+        if kept < WEIGHTS:
+            assert not torch.equal(found, solve_sparse(made, keep, is_exact=not is_exact))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("has_bias", [False, True])
@@ -95,27 +121,30 @@ def test_errors_are_near_the_smallest_and_far_below_masking(has_bias: bool) -> N
     for seed in range(4):
         layer = layer_of(has_bias=has_bias, seed=seed)
         mask = random_mask(layer, seed + 10)
-        solved = solve_sparse(layer, mask)
+        solved = solve_sparse(layer, mask, is_exact=False)
         assert solved is not None
         best, masked = exact(layer, mask), layer.weight.T * mask
         assert error(layer, best) < error(layer, solved) < 3 * error(layer, best)
         assert error(layer, solved) < 0.8 * error(layer, masked)
 
 
-def test_nothing_changes_where_everything_stays() -> None:
+@BOTH
+def test_nothing_changes_where_everything_stays(is_exact: bool) -> None:
     layer = layer_of(has_bias=True)
-    kernel = solve_sparse(layer, torch.ones(5, WEIGHTS + 1, dtype=torch.bool))
+    keep = torch.ones(5, WEIGHTS + 1, dtype=torch.bool)
+    kernel = solve_sparse(layer, keep, is_exact=is_exact)
     assert kernel is not None
     assert torch.equal(kernel, layer.weight.T)
 
 
-def test_results_repeat_and_nothing_given_changes() -> None:
+@BOTH
+def test_results_repeat_and_nothing_given_changes(is_exact: bool) -> None:
     layer = layer_of(has_bias=True)
     gram, weight = layer.gram.clone(), layer.weight.clone()
     keep = random_mask(layer)
     keep[:, -1] = False  # the bias stays all the same
     before = keep.clone()
-    once, again = (solve_sparse(layer, keep) for _ in range(2))
+    once, again = (solve_sparse(layer, keep, is_exact=is_exact) for _ in range(2))
     assert once is not None
     assert again is not None
     assert torch.equal(once, again)
@@ -125,21 +154,24 @@ def test_results_repeat_and_nothing_given_changes() -> None:
         assert torch.equal(given, earlier)
 
 
-def test_dead_inputs_change_nothing_else() -> None:
+@BOTH
+def test_dead_inputs_change_nothing_else(is_exact: bool) -> None:
     dead = [0, 3, 21]
     for places in (dead, list(range(WEIGHTS))):
         layer = layer_of(has_bias=True, dead=tuple(places))
         mask = random_mask(layer)
-        kernel = solve_sparse(layer, mask)
+        kernel = solve_sparse(layer, mask, is_exact=is_exact)
         assert kernel is not None
         torch.testing.assert_close(kernel[:, places], (layer.weight.T * mask)[:, places])
 
 
-def test_moments_that_are_not_finite_give_nothing() -> None:
+@BOTH
+def test_moments_that_are_not_finite_give_nothing(is_exact: bool) -> None:
     layer = layer_of()
     gram = layer.gram.clone()
     gram[3, 4] = gram[4, 3] = float("nan")
-    assert solve_sparse(replace(layer, gram=gram), random_mask(layer)) is None
+    broken = replace(layer, gram=gram)
+    assert solve_sparse(broken, random_mask(layer), is_exact=is_exact) is None
 
 
 @pytest.mark.parametrize("has_bias", [False, True])
