@@ -7,6 +7,7 @@ reachable costs are computed, and the constraints on them are checked. Nothing i
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,25 +124,39 @@ def _check_recipes(job: Job, space: SearchSpace) -> None:
     lowest = space.decode(_lowest_values(space))
     if lowest.is_sparse:
         require_weight_criteria(criteria_of(job))
-    of_rungs = {f"rungs.{x}.recovery": [y.recovery.name] for x, y in _training_rungs(job)}
-    chosen = list(job.space.options.get("recovery", ()))
-    if chosen and 0 not in dict(_training_rungs(job)):
+    rungs, chosen = _training_rungs(job), job.space.options.get("recovery", ())
+    if chosen and 0 not in rungs:
         raise InputError(
             "space.recovery decides how networks are trained, and the lowest rung, which judges "
             "it, does not train: give rungs.0 finetune_steps or finetune_epochs"
         )
-    for path, names in {**of_rungs, "space.recovery": chosen}.items():
-        for name in names if lowest.is_sparse or lowest.factorises else ():
-            if plugins.load("recovery", name).begins_dense:
-                raise InputError(
-                    f"{path}: {name!r} trains the dense network before units leave, and this "
-                    "space lets single weights or ranks leave too; take another recovery, such "
-                    "as finetune, or leave space.weights and space.rank out"
-                )
+    for place, each in rungs.items():
+        _check_recovery(f"rungs.{place}.recovery", each.recovery.name, lowest, {place: each})
+    for name in chosen:
+        _check_recovery("space.recovery", name, lowest, rungs)
 
 
-def _training_rungs(job: Job) -> list[tuple[int, RungSpec]]:
-    return [(x, each) for x, each in enumerate(job.rungs) if each.trains]
+def _check_recovery(path: str, name: str, lowest: Policy, rungs: Mapping[int, RungSpec]) -> None:
+    """Raise `InputError` for one that trains the dense network where that does not go."""
+    if not plugins.load("recovery", name).begins_dense:
+        return
+    if lowest.is_sparse or lowest.factorises:
+        raise InputError(
+            f"{path}: {name!r} trains the dense network before units leave, and this space lets "
+            "single weights or ranks leave too; take another recovery, such as finetune, or "
+            "leave space.weights and space.rank out"
+        )
+    for place, rung in rungs.items():
+        if rung.quantize_aware == "lsq":
+            raise InputError(
+                f"{path}: {name!r} trains the dense network, and rungs.{place}.quantize_aware: "
+                "lsq learns the steps of the carved one; take another recovery, such as "
+                "finetune, or leave quantize_aware out: the network is rounded afterwards then"
+            )
+
+
+def _training_rungs(job: Job) -> dict[int, RungSpec]:
+    return {place: each for place, each in enumerate(job.rungs) if each.trains}
 
 
 def criteria_of(job: Job) -> tuple[str, ...]:

@@ -52,3 +52,16 @@ def test_a_space_of_more_than_units_is_refused_before_the_search(
     with pytest.raises(InputError, match=r"rungs\.0\.recovery: 'growing' trains the dense network"):
         prepared(digits_job, {"name": "growing"}, space)
     assert prepared(digits_job, {"name": "finetune"}, space).lowest.params > 0
+
+
+def test_steps_of_a_network_that_is_not_there_cannot_be_learned(
+    digits_job: dict[str, Any],
+) -> None:
+    space = {"name": "mixed", "bits": [8, 32]}
+    for recovery, chosen in (("growing", None), ("finetune", ["finetune", "growing"])):
+        rungs = [RUNG, {**RUNG, "recovery": {"name": recovery}, "quantize_aware": "lsq"}]
+        options = space | ({"recovery": chosen} if chosen else {})
+        job = Job.model_validate({**digits_job, "rungs": rungs, "space": options})
+        where = "space" if chosen else r"rungs\.1"
+        with pytest.raises(InputError, match=rf"{where}\.recovery: 'growing'.*rungs\.1\.quantize"):
+            preflight(job)
