@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from autoprune.comparison.contest import Comparison, Standing, compare, unwatched
 from autoprune.comparison.entry import Entry, Outcome
+from autoprune.comparison.method import Method
 from autoprune.comparison.request import Request
 from autoprune.trial import Measurement
 from autoprune.validation import validated
@@ -54,11 +55,18 @@ def compared(
     return compare(validated(job), request, out, watcher=watcher)
 
 
-def entry(criterion: str, share: float, seed: int, on_v: float, wrong: list[int]) -> Entry:
+def entry(
+    criterion: str,
+    share: float,
+    seed: int,
+    on_v: float,
+    wrong: list[int],
+    recovery: str | None = None,
+) -> Entry:
     ones = np.zeros(40, bool)
     ones[wrong] = True
     measured = {
         "search": {"error": Measurement(on_v), "loss": Measurement(1.0)},
         "report": {"error": Measurement(len(wrong) / 40), "loss": Measurement(2.0 + seed)},
     }
-    return Entry(criterion, share, seed, Outcome("", measured, ones))
+    return Entry(Method(criterion, recovery), share, seed, Outcome("", measured, ones))

@@ -1,4 +1,4 @@
-"""One network, its data and one recovery, in which all criteria are judged alike."""
+"""One network, its data and one rung, in which all methods are judged alike."""
 
 from __future__ import annotations
 
@@ -6,45 +6,52 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
 
+from autoprune import plugins
 from autoprune.candidate import digest_of
 from autoprune.comparison.entry import Measured, Outcome, Scoring
 from autoprune.comparison.request import Request
 from autoprune.contracts.executor import Split, WorkItem
 from autoprune.contracts.exporter import versions
 from autoprune.contracts.objective import Objective, Subject
+from autoprune.contracts.recovery import Recovery
 from autoprune.evaluation.evaluator import NetworkEvaluator
-from autoprune.evaluation.keyed_file import key_of
-from autoprune.evaluation.recovery import training_steps
+from autoprune.evaluation.keyed_file import digest, key_of
+from autoprune.evaluation.recovery import recovery_of, training_steps
+from autoprune.evaluation.sparsification import Sparsification
 from autoprune.evaluation.workbench import scoring_samples
 from autoprune.executor.failure import failure_of
 from autoprune.policy import Policy
 from autoprune.preflight import Preflight
 from autoprune.scoring.evidence import Evidence
-from autoprune.scoring.gathering import gather
-from autoprune.scoring.table import ScoreTable
+from autoprune.scoring.gathering import gather, weigh
+from autoprune.scoring.table import SaliencyTable, ScoreTable
 from autoprune.trial import Measurement
 
 _SPLITS: tuple[Split, ...] = ("search", "report")
+Ranking: TypeAlias = ScoreTable | SaliencyTable
+"""What a criterion says of units, or of single weights."""
 
 
 class Arena:
-    """Scores units, and measures networks, of the job of a pre-flight.
+    """Scores units or single weights, and measures networks, of the job of a pre-flight.
 
     Everything runs in float32: which format is the fastest is told by a timing, which may tell
     otherwise when a comparison goes on.
     """
 
-    def __init__(self, found: Preflight) -> None:
+    def __init__(self, found: Preflight, *, of_weights: bool) -> None:
         preparation = replace(found.preparation, dtype=torch.float32, scores={})
         self._evaluator = NetworkEvaluator(
             job=found.job.to_json(), preparation=preparation.to_json()
         )
         bench = self._evaluator.bench
+        self._of_weights = of_weights
+        self._sparsification = Sparsification(bench, None)
         self._samples = scoring_samples(found.job, bench.dataset, bench.device)
         self.evidence = self._anew()
 
@@ -60,7 +67,7 @@ class Arena:
         return self._evaluator.judge.metrics
 
     def settings(self, request: Request) -> dict[str, Any]:
-        """Return everything that values follow from, but for criterion, share and seed; JSON.
+        """Return everything that values follow from, but for method, share and seed; JSON.
 
         Weights and samples count, not the names of the files that they were read from.
         """
@@ -68,6 +75,7 @@ class Arena:
         preparation, job = bench.preparation, bench.job.to_json()
         body = {
             "of": request.of,
+            "pattern": request.pattern,
             "model": {key: each for key, each in job["model"].items() if key != "checkpoint"},
             "weights": preparation.fingerprint,
             "architecture": preparation.graph.groups.fingerprint,
@@ -88,30 +96,48 @@ class Arena:
         plain: dict[str, Any] = json.loads(json.dumps(body))
         return plain
 
-    def score(self, criterion: str, seed: int, *, alone: bool) -> tuple[ScoreTable, Scoring]:
-        """Return the scores by a criterion, and what that took; raises what criteria raise.
+    def score(self, criterion: str, seed: int, *, alone: bool) -> tuple[Ranking, Scoring]:
+        """Return what a criterion says, and what that took; raises what criteria raise.
 
         With `alone` it shares no evidence with others, so that its seconds are its own.
         """
         evidence = self._anew() if alone else self.evidence
         begun = time.perf_counter()
-        table = gather(criterion, evidence, seed=seed)
-        return table, Scoring(time.perf_counter() - begun, table.fallen_back)
+        ranking: Ranking = (weigh if self._of_weights else gather)(criterion, evidence, seed=seed)
+        return ranking, Scoring(time.perf_counter() - begun, ranking.fallen_back)
 
-    def rank_by(self, criterion: str, table: ScoreTable) -> None:
-        """Carve the networks that follow by these scores."""
-        self._evaluator.bench.rank_by({criterion: table.scores})
+    def rank_by(self, criterion: str, ranking: Ranking) -> None:
+        """Let leave what a criterion ranks last, in the networks that follow."""
+        bench = self._evaluator.bench
+        if isinstance(ranking, ScoreTable):
+            bench.rank_by({criterion: ranking.scores})
+        else:
+            bench.weigh_by({criterion: ranking.saliencies})
 
     def network_of(self, policy: Policy, seed: int) -> str:
-        """Return what tells apart the networks that a policy can become, under the scores.
+        """Return what tells apart the networks that a policy can become, as things are ranked.
 
-        Where nothing is trained no seed matters, and criteria may agree.
+        Where nothing is trained no seed matters, and criteria may agree. In training they may as
+        well, unless the rest leaves by and by: then the criterion's order matters too.
         """
         kept = self._evaluator.bench.plan.kept_units(policy)
+        sparsity = self._sparsification.sparsity(policy)
         body = policy.to_json()
-        del body["recipe"]["criterion"]
-        units = {name: each.tolist() for name, each in kept.items()}
-        return key_of({"policy": body, "units": units, "seed": seed if self.trains else None})
+        if not self._chooses_in_training(policy):
+            del body["recipe"]["criterion"]
+        return key_of(
+            {
+                "policy": body,
+                "units": {name: each.tolist() for name, each in kept.items()},
+                "weights": None if sparsity is None else digest(sparsity.chosen),
+                "seed": seed if self.trains else None,
+            }
+        )
+
+    def _chooses_in_training(self, policy: Policy) -> bool:
+        recovery = recovery_of(policy, self._evaluator.bench.job.rungs[0]).name
+        kind: type[Recovery] = plugins.load("recovery", recovery)
+        return self.trains and (kind.begins_dense or kind.chooses_weights)
 
     def outcome(self, policy: Policy, seed: int, known: Mapping[str, Outcome]) -> Outcome:
         """Carve, repair, recover and measure on V and T; a failure is an outcome as well.
@@ -131,7 +157,8 @@ class Arena:
         assert subject.predictions is not None
         logits, labels = subject.predictions.logits, subject.predictions.labels
         wrong = (logits.argmax(dim=1) != labels).cpu().numpy()
-        return Outcome(network, measured, wrong, time.perf_counter() - begun)
+        seconds, outputs = time.perf_counter() - begun, digest({"logits": logits})
+        return Outcome(network, measured, wrong, seconds, outputs=outputs)
 
     def dense(self) -> Measured:
         """Measure the dense network as it is; raises `NonFiniteError`."""

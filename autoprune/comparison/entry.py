@@ -1,4 +1,4 @@
-"""One evaluation of a comparison: a criterion, a share and a seed, and what came of it."""
+"""One evaluation of a comparison: a method, a share and a seed, and what came of it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from autoprune.comparison.method import Method
 from autoprune.trial import Failure, Measurement
 
 Measured: TypeAlias = Mapping[str, Mapping[str, Measurement]]
 """Split → metric → value: `search` is V, `report` is T."""
-Key: TypeAlias = tuple[str, float, int]
-"""Criterion, share and seed."""
+Key: TypeAlias = tuple[Method, float, int]
+"""Method, share and seed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,8 @@ class Outcome:
     """What was measured of one network: its metrics on V and T, and on which samples of T its
     class is wrong, shape (samples,); or why there is nothing.
 
-    `network` is equal for networks that are equal: same units kept, same seed where one matters.
+    `network` is equal for networks that are equal: the same is kept, by the same recovery and
+    seed where these matter. `outputs` is a hash of what it computes on T.
     """
 
     network: str = ""
@@ -30,6 +32,7 @@ class Outcome:
     wrong: np.ndarray | None = None
     seconds: float = 0.0
     failure: Failure | None = None
+    outputs: str = ""
 
     @property
     def is_final(self) -> bool:
@@ -40,6 +43,7 @@ class Outcome:
         """Return a JSON object; notes and parts of measurements are left out."""
         return {
             "network": self.network,
+            "outputs": self.outputs,
             "seconds": self.seconds,
             "failure": self.failure.to_json() if self.failure else None,
             "measured": measured_json(self.measured),
@@ -56,6 +60,7 @@ class Outcome:
             None if wrong is None else _unpacked(wrong),
             body["seconds"],
             None if failure is None else Failure.from_json(failure),
+            body["outputs"],
         )
 
 
@@ -63,7 +68,7 @@ class Outcome:
 class Entry:
     """An outcome, and whose it is."""
 
-    criterion: str
+    method: Method
     share: float
     seed: int
     outcome: Outcome
@@ -71,22 +76,26 @@ class Entry:
     @property
     def key(self) -> Key:
         """Whose it is; a comparison has one entry for each."""
-        return self.criterion, self.share, self.seed
+        return self.method, self.share, self.seed
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that `from_json` turns back into an equal entry."""
-        own = {"criterion": self.criterion, "share": self.share, "seed": self.seed}
-        return {**own, **self.outcome.to_json()}
+        own = {"share": self.share, "seed": self.seed}
+        return {**self.method.to_json(), **own, **self.outcome.to_json()}
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> Entry:
         """Rebuild an entry from `to_json`."""
-        return cls(body["criterion"], body["share"], body["seed"], Outcome.from_json(body))
+        method = Method(body["criterion"], body["recovery"])
+        return cls(method, body["share"], body["seed"], Outcome.from_json(body))
 
 
 @dataclass(frozen=True, slots=True)
 class Scoring:
-    """What asking a criterion took, measured alone, and the groups that it tells nothing of."""
+    """What asking a criterion took, measured alone, and what it tells nothing of.
+
+    `fallen_back` are groups, or kernels where single weights leave.
+    """
 
     seconds: float
     fallen_back: tuple[str, ...] = ()

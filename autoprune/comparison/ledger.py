@@ -2,9 +2,9 @@
 
     ledger = Ledger.open(path, settings)      # an empty one, or what an earlier command has left
     ledger.add(entry)                         # written before this returns
-    ledger.entries[("l1", 0.5, 0)]
+    ledger.entries[Method("l1"), 0.5, 0]
 
-Criteria, shares and seeds may be added later; everything else that values follow from stands
+Methods, shares and seeds may be added later; everything else that values follow from stands
 in the settings, and a file with other settings is refused.
 """
 
@@ -21,7 +21,7 @@ from autoprune.artifacts import write_whole
 from autoprune.comparison.entry import Entry, Key, Measured, Scoring, measured_json, measured_of
 from autoprune.errors import RunError
 
-_FORMAT = "autoprune comparison 1"
+_FORMAT = "autoprune comparison 2"
 # Of differences: how many are named, and how much of each; hashes need less.
 _NAMED, _SHOWN, _DIGEST = 4, 80, 64
 _ABSENT = object()

@@ -1,6 +1,8 @@
-"""The policy that all criteria share: every group keeps the same share of its units.
+"""The policy that all methods share: every group keeps the same share of its units.
 
-target_of(0.5, "macs", found)      # the largest network of that kind with half of the macs
+targets_of((0.5,), "macs", found)      # the largest network of that kind with half of the macs
+
+Where single weights leave instead, it is that of `autoprune.comparison.weight_target`.
 """
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -24,30 +26,32 @@ from autoprune.preflight import Preflight
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A share of a cost, and the canonical policy that reaches it, whatever the criterion.
+    """A share, and the canonical policy that keeps it, whatever the method.
 
-    `cost` is what the policy costs, and `dense` what the dense network does.
+    `stays` says in words what each group or kernel keeps. `cost` is what the policy costs of
+    `metric`, and `dense` what the dense network does.
     """
 
     share: float
     keep_ratio: float
+    stays: str
     policy: Policy
+    metric: Cost
     cost: int
     dense: int
 
-    def by(self, criterion: str) -> Policy:
-        """Return the policy with units ranked by `criterion`."""
-        return replace(self.policy, recipe=replace(self.policy.recipe, criterion=criterion))
-
     def to_json(self, groups: GroupTable) -> dict[str, Any]:
-        """Return a JSON object, with the kept units and all units of every group."""
+        """Return a JSON object, with the kept and all units of groups, and decisions on layers."""
         kept = groups.kept_units(self.policy)
         return {
             "share": self.share,
             "keep_ratio": self.keep_ratio,
+            "stays": self.stays,
+            "metric": self.metric,
             "cost": self.cost,
             "of_dense": self.cost / self.dense,
             "units": {name: [each, groups[name].units] for name, each in kept.items()},
+            "layers": {name: each.to_json() for name, each in self.policy.layers.items()},
         }
 
 
@@ -75,11 +79,15 @@ def targets_of(shares: Sequence[float], of: Cost, found: Preflight) -> tuple[Tar
     _require_reachable(shares, cost(ratios[0]), dense, of)
     chosen = (_largest(ratios, cost, _bound(share, dense)) for share in shares)
     targets = tuple(
-        Target(share, ratio, policy(ratio), cost(ratio), dense)
+        Target(share, ratio, _stays(ratio), policy(ratio), of, cost(ratio), dense)
         for share, ratio in zip(shares, chosen, strict=True)
     )
     _require_loss(targets, of)
     return targets
+
+
+def _stays(ratio: float) -> str:
+    return f"every group keeps about {ratio:.3f}"
 
 
 def _ratios(groups: GroupTable) -> list[float]:

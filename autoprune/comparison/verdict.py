@@ -1,22 +1,23 @@
-"""What entries say of criteria: means over seeds, ranks, and which differences are more than noise.
+"""What entries say of methods: means over seeds, ranks, and which differences are more than noise.
 
 The best at a share is the one with the lowest mean error on V. Differences are judged on T, which
-nothing was chosen by: a criterion and the best, or the yardstick, are compared image by image
-under the same seeds.
+nothing was chosen by: a method and the best, or its yardstick, are compared image by image under
+the same seeds. The yardstick is random choice with the same recovery.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
 from autoprune.comparison.entry import Entry, Key
-from autoprune.comparison.request import ERROR, YARDSTICK
+from autoprune.comparison.method import Method
+from autoprune.comparison.request import ERROR
 
 _CONFIDENCE = 0.95
 
@@ -44,7 +45,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """By how much the error of one criterion is above that of another, with its 95 % interval."""
+    """By how much the error of one method is above that of another, with its 95 % interval."""
 
     value: float
     low: float
@@ -93,14 +94,14 @@ def _standard_error(values: np.ndarray) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One criterion at one share. Without a finished seed there are no values, and no rank.
+    """One method at one share. Without a finished seed there are no values, and no rank.
 
     `errors` are spreads on `search` (V) and `report` (T), `others` those of the other metrics on
     T. `from_best` is the difference to the best of the share, `from_random` that to the yardstick,
     both on T over the seeds that both have finished; None where there is no such, or it is itself.
     """
 
-    criterion: str
+    method: Method
     share: float
     entries: tuple[Entry, ...]
     errors: Mapping[str, Spread] = field(default_factory=dict)
@@ -116,14 +117,14 @@ class Row:
 
     @property
     def is_best(self) -> bool:
-        """Say whether no criterion has a lower error on V."""
+        """Say whether no method has a lower error on V."""
         return self.rank == 1
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object, with the values of every seed."""
         apart = {"from_best": self.from_best, "from_random": self.from_random}
         return {
-            "criterion": self.criterion,
+            **self.method.to_json(),
             "share": self.share,
             "rank": self.rank,
             "error": {split: each.to_json() for split, each in self.errors.items()},
@@ -135,47 +136,70 @@ class Row:
 
 def rows_of(
     entries: Mapping[Key, Entry],
-    criteria: Sequence[str],
+    methods: Sequence[Method],
     shares: Sequence[float],
     seeds: Sequence[int],
 ) -> list[Row]:
-    """Return a row for every criterion and share; shares ascend, and under each of them
-    criteria stand in one order: by their error on V at the smallest share, failed ones last.
+    """Return a row for every method and share; shares ascend, and under each of them methods
+    stand in one order: by their error on V at the smallest share, failed ones last.
     """
-    table: dict[float, dict[str, Row]] = {}
+    table: dict[float, dict[Method, Row]] = {}
     for share in sorted(shares):
-        own = [_row(entries, each, share, seeds) for each in criteria]
-        table[share] = {row.criterion: row for row in _ranked(own)}
+        own = [_row(entries, each, share, seeds) for each in methods]
+        table[share] = {row.method: row for row in _ranked(own)}
 
-    def place(criterion: str) -> list[float]:
-        rows = (by_name[criterion] for by_name in table.values())
+    def place(method: Method) -> list[float]:
+        rows = (by_method[method] for by_method in table.values())
         return [row.errors["search"].mean if row.errors else math.inf for row in rows]
 
-    order = sorted(criteria, key=place)
-    return [by_name[criterion] for by_name in table.values() for criterion in order]
+    order = sorted(methods, key=place)
+    return [by_method[method] for by_method in table.values() for method in order]
 
 
-def _row(entries: Mapping[Key, Entry], criterion: str, share: float, seeds: Sequence[int]) -> Row:
-    own = tuple(entries[key] for seed in seeds if (key := (criterion, share, seed)) in entries)
+def indifferent(rows: Iterable[Row]) -> tuple[str, ...]:
+    """Return the named recoveries with which all criteria, two at least, gave equal networks.
+
+    Told by what they compute on T, under every share and seed.
+    """
+    found: dict[str, dict[tuple[float, int], list[str]]] = {}
+    for row in rows:
+        for each in row.entries:
+            if row.method.recovery is not None and each.outcome.failure is None:
+                own = found.setdefault(row.method.recovery, {})
+                own.setdefault((row.share, each.seed), []).append(each.outcome.outputs)
+    return tuple(
+        name
+        for name, own in found.items()
+        if all(len(each) > 1 and len(set(each)) == 1 for each in own.values())
+    )
+
+
+def _row(entries: Mapping[Key, Entry], method: Method, share: float, seeds: Sequence[int]) -> Row:
+    own = tuple(entries[key] for seed in seeds if (key := (method, share, seed)) in entries)
     finished = [each.outcome.measured for each in own if each.outcome.failure is None]
     if not finished:
-        return Row(criterion, share, own)
+        return Row(method, share, own)
 
     def spread(split: str, metric: str) -> Spread:
         return Spread.of([each[split][metric].value for each in finished])
 
     errors = {split: spread(split, ERROR) for split in ("search", "report")}
     others = {name: spread("report", name) for name in finished[0]["report"] if name != ERROR}
-    return Row(criterion, share, own, errors, others)
+    return Row(method, share, own, errors, others)
 
 
 def _ranked(rows: Sequence[Row]) -> list[Row]:
     """Return the rows of one share with ranks and differences; equal errors have equal ranks."""
     finished = sorted((x for x in rows if x.errors), key=lambda row: row.errors["search"].mean)
     means = [row.errors["search"].mean for row in finished]
-    yardstick = next((row for row in finished if row.criterion == YARDSTICK), None)
+    by_method = {row.method: row for row in finished}
     return [
-        _judged(row, finished[0], yardstick, 1 + means.index(row.errors["search"].mean))
+        _judged(
+            row,
+            finished[0],
+            by_method.get(row.method.yardstick),
+            1 + means.index(row.errors["search"].mean),
+        )
         if row.errors
         else row
         for row in rows
@@ -183,16 +207,12 @@ def _ranked(rows: Sequence[Row]) -> list[Row]:
 
 
 def _judged(row: Row, best: Row, yardstick: Row | None, rank: int) -> Row:
-    is_own = yardstick is None or row.criterion == yardstick.criterion
-    return Row(
-        row.criterion,
-        row.share,
-        row.entries,
-        row.errors,
-        row.others,
-        rank,
-        None if rank == 1 else _apart(row, best),
-        None if is_own or yardstick is None else _apart(row, yardstick),
+    is_own = yardstick is None or row.method == yardstick.method
+    return replace(
+        row,
+        rank=rank,
+        from_best=None if rank == 1 else _apart(row, best),
+        from_random=None if is_own or yardstick is None else _apart(row, yardstick),
     )
 
 

@@ -3,13 +3,15 @@
 file = KeyedFile(files, key_of({"policy": policy.sha256, "seed": 3}))
 file.write({"weight": weight}, {"step": 40})
 file.read()                                    # equal, or None
+file.made_once(lambda: {"weight": found()})    # what is there; the first to come here makes it
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,21 @@ class KeyedFile:
         except (OSError, SafetensorError, ValueError, KeyError, TypeError):
             return None
         return tensors, words["about"]
+
+    def made_once(self, make: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+        """Return the tensors that are there, or those that `make` returns, which are kept.
+
+        The processes of a machine come one at a time, so that only the first of them makes
+        them; one that dies lets the next one pass.
+        """
+        with (self.directory / f".{self.key}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            known = self.read()
+            if known is not None:
+                return known[0]
+            made = make()
+            self.write(made, {})
+            return made
 
     def remove(self) -> None:
         """Remove the file; one that is gone already is no error."""

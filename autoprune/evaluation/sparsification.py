@@ -8,13 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from autoprune import plugins
-from autoprune.contracts.criterion import Criterion, WeightCriterion
-from autoprune.errors import PolicyError
 from autoprune.evaluation.keyed_file import KeyedFile, key_of
 from autoprune.evaluation.workbench import Workbench
-from autoprune.job.spec import PluginSpec
 from autoprune.policy import Policy
+from autoprune.scoring.gathering import weigh
 from autoprune.surgery.reconstruct import LayerMoments
 from autoprune.surgery.sparse_solve import solve_sparse
 from autoprune.surgery.sparsify import Sparsity, settle, sparse_kernels
@@ -30,7 +27,6 @@ class Sparsification:
     def __init__(self, bench: Workbench, files: Path | None) -> None:
         self.bench = bench
         self.files = files
-        self._saliencies: dict[str, Mapping[str, Tensor]] = {}
 
     def sparsity(self, policy: Policy) -> Sparsity | None:
         """Return which weights of the carved network leave; None where all stay.
@@ -70,35 +66,16 @@ class Sparsification:
 
     def _of_criterion(self, name: str) -> Mapping[str, Tensor]:
         """Return what every weight of the dense network is worth, by the kernels' names."""
-        if name not in self._saliencies:
-            self._saliencies[name] = self._read(name) or self._found(name)
-        return self._saliencies[name]
+        known = self.bench.saliencies
+        if name not in known:
+            found = self._found(name) if self.files is None else self._shared(name, self.files)
+            known[name] = {kernel: each.to(self.bench.device) for kernel, each in found.items()}
+        return known[name]
 
-    def _found(self, name: str) -> dict[str, Tensor]:
-        job, device = self.bench.job, self.bench.device
-        criterion: Criterion = plugins.create("criterion", PluginSpec(name=name), seed=job.seed)
-        if not isinstance(criterion, WeightCriterion):
-            raise PolicyError(f"criterion {name!r} judges whole units, not single weights")
-        evidence = self.bench.evidence
-        judged = criterion.saliencies(evidence)
-        # Kernels that the criterion cannot see lose their smallest weights.
-        found = {
-            kernel: torch.from_numpy(judged.get(kernel, abs(evidence.weights[kernel]))).float()
-            for kernel in evidence.kernels
-        }
-        if (file := self._file(name)) is not None:
-            file.write({kernel: each.contiguous() for kernel, each in found.items()}, {})
-        return {kernel: each.to(device) for kernel, each in found.items()}
+    def _found(self, name: str) -> Mapping[str, Tensor]:
+        return weigh(name, self.bench.evidence, seed=self.bench.job.seed).saliencies
 
-    def _read(self, name: str) -> dict[str, Tensor] | None:
-        file = self._file(name)
-        kept = None if file is None else file.read()
-        device = self.bench.device
-        return None if kept is None else {x: each.to(device) for x, each in kept[0].items()}
-
-    def _file(self, name: str) -> KeyedFile | None:
-        if self.files is None:
-            return None
+    def _shared(self, name: str, files: Path) -> Mapping[str, Tensor]:
         job = self.bench.job
         what = {
             "saliencies": name,
@@ -107,7 +84,7 @@ class Sparsification:
             "data": job.data.model_dump(mode="json", by_alias=True),
             "weights": self.bench.preparation.fingerprint,
         }
-        return KeyedFile(self.files, key_of(what))
+        return KeyedFile(files, key_of(what)).made_once(lambda: self._found(name))
 
 
 def _correct(layer: nn.Module, moments: LayerMoments, mask: Tensor) -> None:

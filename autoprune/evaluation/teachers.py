@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -88,13 +86,8 @@ class Teachers:
         data = digest({"inputs": dataset.train.inputs})
         what = {"logits": fingerprint(teacher), "dtype": str(dtype), "data": data}
         file = KeyedFile(self.files, key_of(what))
-        with _alone(self.files / f".{file.key}.lock"):
-            known = file.read()
-            if known is not None:
-                return known[0]["logits"]
-            found = training_logits(teacher, dataset, dtype)
-            file.write({"logits": found}, what)
-            return found
+        kept = file.made_once(lambda: {"logits": training_logits(teacher, dataset, dtype)})
+        return kept["logits"]
 
 
 @torch.no_grad()
@@ -168,11 +161,3 @@ def _check(spec: DistillSpec, dataset: Dataset, model: nn.Module) -> None:
 def _has_channels(layer: nn.Module) -> bool:
     has_weight = isinstance(getattr(layer, "weight", None), nn.Parameter)
     return has_weight and not isinstance(layer, _ConvTransposeNd)
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Let the processes of a machine pass one at a time; one that dies lets the next pass."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -39,6 +39,7 @@ class Workbench:
     """The job's dense model and data, resident on the device, and the plan to carve it.
 
     Data and weights come from `material`, where it is given, else from where the job says.
+    `saliencies` are what single weights are worth, by criterion, as far as it was found out.
     Raises `ModelError` if the weights are not those that the job was prepared with.
     """
 
@@ -60,6 +61,7 @@ class Workbench:
                 "start a new run, or bring the old checkpoint back"
             )
         self.model = to_layout(model, self.device)
+        self.saliencies: dict[str, Mapping[str, Tensor]] = {}
         self._moments: dict[tuple[int, bool], Moments] = {}
 
     @cached_property
@@ -71,6 +73,13 @@ class Workbench:
         """Carve by other scores from now on; everything else that was gathered stays."""
         self.preparation = replace(self.preparation, scores=scores)
         self.plan = Plan(self.model, self.preparation.graph.groups, scores)
+
+    def weigh_by(self, saliencies: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Let single weights leave by other saliencies from now on."""
+        self.saliencies = {
+            criterion: {name: each.to(self.device) for name, each in table.items()}
+            for criterion, table in saliencies.items()
+        }
 
     @cached_property
     def evidence(self) -> Evidence:

@@ -38,8 +38,8 @@ class SemiStructured(PolicyExporter):
         SparseSemiStructuredTensorCUTLASS(shape, packed, meta, None, None, None)
 
     is a linear layer's weight. `semi_structured` in the header tells which layers, and why each
-    other one stays dense; `layout` how entries lie. It writes zeros that are there: policies
-    cannot ask for them, so they come from a training of one's own.
+    other one stays dense; `layout` how entries lie. It writes zeros that are there:
+    those of policies that ask for 2:4, or of a training of one's own.
     """
 
     suffix: ClassVar[str] = ".safetensors"

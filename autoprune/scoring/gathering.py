@@ -2,6 +2,7 @@
 
 obstacle("bn_scale", evidence)                # "it has no batch norms with scales", or None
 gathered(["l1", "taylor"], evidence, seed=0)  # name → ScoreTable, or InputError
+weigh("l1", evidence, seed=0)                 # SaliencyTable: what single weights are worth
 """
 
 from __future__ import annotations
@@ -10,40 +11,46 @@ from collections.abc import Iterable, Mapping
 
 from autoprune import plugins
 from autoprune.contracts.criterion import LACKING, Criterion, WeightCriterion
-from autoprune.errors import InputError, PluginError
+from autoprune.errors import InputError, PluginError, PolicyError
 from autoprune.job.spec import PluginSpec
 from autoprune.scoring.evidence import Evidence
-from autoprune.scoring.table import ScoreTable, score_groups
+from autoprune.scoring.table import SaliencyTable, ScoreTable, score_groups, weigh_kernels
 
 
-def obstacle(name: str, evidence: Evidence) -> str | None:
+def obstacle(name: str, evidence: Evidence, *, of_weights: bool = False) -> str | None:
     """Return in words why a criterion cannot judge this network; None where it can.
 
-    Raises `PluginError` for a criterion that cannot be loaded.
+    With `of_weights` it is single weights that have to be judged. Raises `PluginError` for a
+    criterion that cannot be loaded.
     """
     criterion: type[Criterion] = plugins.load("criterion", name)
+    if of_weights and not _judges_weights(name):
+        return "it judges whole units, not single weights"
     missing = criterion.needs - evidence.has
     return LACKING[min(missing)] if missing else None
 
 
-def sorted_out(evidence: Evidence) -> tuple[tuple[str, ...], dict[str, str]]:
+def sorted_out(
+    evidence: Evidence, *, of_weights: bool = False
+) -> tuple[tuple[str, ...], dict[str, str]]:
     """Return the built-in criteria that can judge this network, and the others with the reason."""
-    reasons = {name: _reason(name, evidence) for name in plugins.names("criterion")}
+    reasons = {name: _reason(name, evidence, of_weights) for name in plugins.names("criterion")}
     fitting = tuple(name for name, reason in reasons.items() if reason is None)
     return fitting, {name: reason for name, reason in reasons.items() if reason is not None}
 
 
-def require_fit(names: Iterable[str], evidence: Evidence) -> None:
+def require_fit(names: Iterable[str], evidence: Evidence, *, of_weights: bool = False) -> None:
     """Raise `InputError` for the first criterion that cannot judge this network.
 
     `PluginError` for one that cannot be loaded.
     """
     for name in names:
-        reason = obstacle(name, evidence)
+        reason = obstacle(name, evidence, of_weights=of_weights)
         if reason is not None:
+            fitting, _ = sorted_out(evidence, of_weights=of_weights)
             raise InputError(
                 f"criterion {name!r} cannot judge this network: {reason}; "
-                f"criteria that can: {', '.join(sorted_out(evidence)[0])}"
+                f"criteria that can: {', '.join(fitting)}"
             )
 
 
@@ -75,6 +82,17 @@ def gather(name: str, evidence: Evidence, *, seed: int) -> ScoreTable:
     return score_groups(criterion, evidence)
 
 
+def weigh(name: str, evidence: Evidence, *, seed: int) -> SaliencyTable:
+    """Return what single weights are worth by one criterion, which can judge this network.
+
+    Raises `PolicyError` for one that judges whole units alone.
+    """
+    criterion: Criterion = plugins.create("criterion", PluginSpec(name=name), seed=seed)
+    if not isinstance(criterion, WeightCriterion):
+        raise PolicyError(f"criterion {name!r} judges whole units, not single weights")
+    return weigh_kernels(criterion, evidence)
+
+
 def remarks(tables: Mapping[str, ScoreTable]) -> tuple[str, ...]:
     """Return what a user should know of groups that a criterion tells nothing of."""
     return tuple(
@@ -84,8 +102,8 @@ def remarks(tables: Mapping[str, ScoreTable]) -> tuple[str, ...]:
     )
 
 
-def _reason(name: str, evidence: Evidence) -> str | None:
+def _reason(name: str, evidence: Evidence, of_weights: bool) -> str | None:
     try:
-        return obstacle(name, evidence)
+        return obstacle(name, evidence, of_weights=of_weights)
     except PluginError as error:  # one whose packages are missing must not stop the others
         return str(error)

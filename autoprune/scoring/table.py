@@ -1,4 +1,4 @@
-"""Scores of all prunable groups under one criterion, without gaps and without ties."""
+"""What a criterion finds all units or single weights worth: without gaps; units without ties."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from autoprune import plugins
-from autoprune.contracts.criterion import Criterion
+from autoprune.contracts.criterion import Criterion, WeightCriterion
 from autoprune.errors import PluginError
 from autoprune.graph.group import PrunableGroup
 from autoprune.graph.units import norms
@@ -27,6 +29,18 @@ class ScoreTable:
     """
 
     scores: Mapping[str, np.ndarray]
+    fallen_back: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SaliencyTable:
+    """What every weight of every kernel is worth, float32 in the kernel's shape, on the CPU.
+
+    `fallen_back` names kernels of which the criterion tells nothing: they lose their smallest
+    weights.
+    """
+
+    saliencies: Mapping[str, Tensor]
     fallen_back: tuple[str, ...] = ()
 
 
@@ -52,6 +66,28 @@ def score_groups(criterion: Criterion, evidence: Evidence) -> ScoreTable:
         for name, magnitude in magnitudes.items()
     }
     return ScoreTable(scores, tuple(name for name in scores if name not in known))
+
+
+def weigh_kernels(criterion: WeightCriterion, evidence: Evidence) -> SaliencyTable:
+    """Weigh the weights of every kernel.
+
+    Raises `PluginError` when the criterion gives saliencies of another shape, or that are not
+    finite.
+    """
+    given = criterion.saliencies(evidence)
+    found = {}
+    for name in evidence.kernels:
+        weights = evidence.weights[name]
+        known = np.asarray(given.get(name, abs(weights)))
+        is_finite = bool(np.isfinite(known).all())
+        if known.shape != weights.shape or not is_finite:
+            what = f"shape {known.shape}" if is_finite else "saliencies that are not finite"
+            raise PluginError(
+                f"criterion {type(criterion).__name__} weighed kernel {name!r} with {what}; "
+                f"expected {weights.shape} finite numbers"
+            )
+        found[name] = torch.from_numpy(known).float()
+    return SaliencyTable(found, tuple(name for name in found if name not in given))
 
 
 def plan_by(name: str, evidence: Evidence, *, seed: int = 0) -> Plan:

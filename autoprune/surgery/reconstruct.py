@@ -89,7 +89,7 @@ class LayerMoments:
         return replace(self, gram=gram, weight=_flat(layer).double())
 
     def damped(self) -> Tensor | None:
-        """Return G + λ I as `inverse` inverts it, or None where the moments hold NaN or infinity."""
+        """Return the G + λ I that `inverse` inverts; None where there is NaN or infinity."""
         gram = self.gram.clone()
         for _ in self._factors(gram, RIDGES[1:]):
             return gram if gram.isfinite().all() else None

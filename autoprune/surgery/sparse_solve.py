@@ -20,7 +20,7 @@ from torch import Tensor
 from autoprune.surgery.reconstruct import LayerMoments
 
 _DEARER = 4.0
-"""How many times the operations of settling one input after the other may be spent on exact rows."""
+"""How many times what settling one input after the other takes may be spent on exact rows."""
 
 
 @torch.no_grad()

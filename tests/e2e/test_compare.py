@@ -121,13 +121,15 @@ def test_patterns_and_what_is_said_of_criteria(
         return {x: y for x, y in names(kind).items() if kind != "criterion" or x in allowed}
 
     monkeypatch.setattr(plugins, "names", few)
+    half = "tests.unit.test_comparison_weights:Half"
     words = ("--of", "weights", "--pattern", "2:4", "--keep", "0.5", "--seeds", "0")
-    done = command("compare", str(path), *words, cwd=tmp_path)
+    done = command("compare", str(path), "--criteria", f"all,{half}", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     text = " ".join(done.stdout.split())
     assert "0.5 of weights: every kernel keeps 2 of every 4 weights in a row" in text
     assert "recovery error" not in text
     assert "left out: taylor, thinet: it judges whole units, not single weights" in text
+    assert f"{half} tells nothing of 1 of 7 kernels: the smallest weights leave there" in text
     assert text.count("wanda") == 1
 
 
@@ -213,7 +215,7 @@ def test_failures_are_shown_and_only_nothing_but_failures_is_one(
         (("--of", "flops"), "flops"),
         (("--set", "seeed=1"), "did you mean 'seed'"),
         (("--rung", "1", "--recoveries", "finetune,rigle"), "did you mean 'rigl'"),
-        (("--rung", "1", "--recoveries", ",rigl"), "--recoveries takes names of recoveries"),
+        (("--rung", "1", "--recoveries", ",rigl"), "--recoveries takes names, as in finetune,rigl"),
         (("--recoveries", "finetune"), "rung 0 trains nothing"),
         (("--rung", "1", "--recoveries", "rigl"), "recoveries that can: finetune, gradual_units"),
         (("--rung", "1", "--of", "weights", "--recoveries", "growing"), "more than units leave"),

@@ -1,4 +1,4 @@
-"""Comparing criteria on a network: equal counts, one file that goes on, failures that are kept."""
+"""Comparing methods on a network: equal counts, one file that goes on, failures that are kept."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from autoprune.comparison import arena
 from autoprune.comparison.contest import Standing
 from autoprune.comparison.entry import Outcome
 from autoprune.comparison.ledger import Ledger
+from autoprune.comparison.method import Method
 from autoprune.comparison.request import Request, compared_job
 from autoprune.contracts.criterion import Cost, UnitCriterion
 from autoprune.contracts.executor import WorkItem
@@ -65,7 +66,7 @@ def timeless(path: Path) -> Any:
         ({"seeds": (-1,)}, "must not be below 0, given: -1"),
         ({"shares": (1.0,)}, "between 0 and 1, given: 1.0"),
         ({"shares": (math.nan,)}, "given: nan"),
-        ({"of": "flops"}, "macs, params, size_bytes; given: 'flops'"),
+        ({"of": "flops"}, "macs, params, size_bytes, weights; given: 'flops'"),
     ],
 )
 def test_requests_are_checked(changed: dict[str, Any], words: str) -> None:
@@ -89,12 +90,12 @@ def test_the_job_of_a_comparison_measures_the_error_and_knows_no_constraint(
 ) -> None:
     space = {"name": "layerwise", "criterion": "l2", "round_to": 2}
     raw = {**job, "objectives": ["loss"], "constraints": ["macs <= 3"], "space": space}
-    own = compared_job(validated(raw), 1)
+    own = compared_job(validated(raw), Request(("l1",), (0,), (0.5,), rung=1))
     assert [each.name for each in own.objectives] == ["loss", "error"]
     assert own.constraints == ()
     assert own.space.options == {"round_to": 2}
     assert [each.finetune_steps for each in own.rungs] == [3]
-    assert len(compared_job(validated(job), 0).objectives) == 2
+    assert len(compared_job(validated(job), REQUEST).objectives) == 2
 
 
 def test_all_criteria_keep_the_same_counts(job: Mapping[str, Any], tmp_path: Path) -> None:
@@ -124,13 +125,15 @@ def test_what_is_measured_is_what_an_evaluator_measures(
 ) -> None:
     request = Request(("taylor",), (3,), (0.5,), rung=1)
     done = compared({**job, "objectives": ["error", "loss", "macs"]}, tmp_path / "x.json", request)
-    mine = done.ledger.entries["taylor", 0.5, 3].outcome
+    mine = done.ledger.entries[Method("taylor"), 0.5, 3].outcome
     raw = {**job, "space": {"name": "layerwise", "criterion": "taylor"}, "seed": 3}
     found = preflight(validated({**raw, "objectives": ["error", "loss", "macs"]}))
     own = replace(found.preparation, dtype=torch.float32)
     evaluator = NetworkEvaluator(job=found.job.to_json(), preparation=own.to_json())
     for split in ("search", "report"):
-        item = WorkItem(0, done.targets[0].by("taylor"), rung=1, split=split, seed=3)
+        item = WorkItem(
+            0, Method("taylor").applied_to(done.targets[0].policy), rung=1, split=split, seed=3
+        )
         theirs = evaluator.evaluate(item).measurements
         assert {name: each.to_json()[:3] for name, each in theirs.items()} == {
             name: each.to_json()[:3] for name, each in mine.measured[split].items()
@@ -143,7 +146,7 @@ def test_bits_of_the_rung_count(job: Mapping[str, Any], tmp_path: Path) -> None:
     rungs = [{"repair_images": 40, "quantize": "int8"}]
     raw = {**job, "rungs": rungs, "objectives": ["error", "size_bytes"]}
     done = compared(raw, tmp_path / "x.json", Request(("l1",), (0,), (0.2,), of="size_bytes"))
-    measured = done.ledger.entries["l1", 0.2, 0].outcome.measured["report"]["size_bytes"]
+    measured = done.ledger.entries[Method("l1"), 0.2, 0].outcome.measured["report"]["size_bytes"]
     (target,) = done.targets
     assert measured.value == target.cost <= 0.2 * target.dense
     assert target.policy.is_quantised
@@ -157,7 +160,7 @@ def test_equal_networks_are_evaluated_once(
     assert not done.trains
     assert built.count("l1") == 1
     assert built.count("random") == 3
-    values = {done.ledger.entries["l1", 0.5, x].outcome.network for x in (0, 1, 2)}
+    values = {done.ledger.entries[Method("l1"), 0.5, x].outcome.network for x in (0, 1, 2)}
     assert len(values) == 1
     trained = compared(job, tmp_path / "y.json", Request(("l1",), (0, 1, 2), (0.5,), rung=1))
     assert trained.trains
@@ -212,10 +215,10 @@ def test_more_may_be_asked_of_the_same_file(
     old, new = ({each.outcome.network for each in x.ledger.entries.values()} for x in (first, done))
     assert old < new
     assert len(built) == len(new - old)
-    assert {row.criterion for row in done.rows} == {"l1", "l2", "random"}
+    assert {row.method.criterion for row in done.rows} == {"l1", "l2", "random"}
     assert len(done.ledger.entries) == 12
     fewer = compared(job, tmp_path / "x.json", Request(("l1",), (0,), (0.5,)))
-    assert [row.criterion for row in fewer.rows if row.criterion == "l1"] == ["l1"]
+    assert [str(row.method) for row in fewer.rows if str(row.method) == "l1"] == ["l1"]
     assert len(fewer.rows) == 2
     assert len(fewer.ledger.entries) == 12
 
@@ -287,7 +290,7 @@ def test_two_writers_of_one_file_are_noticed(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="was changed or removed meanwhile"):
         other.add(entry("l2", 0.5, 0, 0.1, [2]))
     again = Ledger.open(path, {"of": "macs"})
-    assert list(again.entries) == [("l1", 0.5, 0)]
+    assert list(again.entries) == [(Method("l1"), 0.5, 0)]
     path.unlink()
     with pytest.raises(RunError, match="was changed or removed meanwhile"):
         one.write()
@@ -297,7 +300,7 @@ def test_outcomes_come_back_as_they_were() -> None:
     wrong = np.random.default_rng(0).random(37) < 0.5
     measured = {"search": {"error": Measurement(0.1, 0.05, 0.2)}, "report": {}}
     for outcome in (
-        Outcome("abc", measured, wrong, 1.5),
+        Outcome("abc", measured, wrong, 1.5, outputs="def"),
         Outcome(failure=Failure(FailureKind.CRASH, "no")),
     ):
         again = Outcome.from_json(json.loads(json.dumps(outcome.to_json())))
@@ -325,7 +328,7 @@ def test_failures_are_kept_shown_and_tried_again_where_that_may_help(
     path, request = tmp_path / "x.json", Request(NAMED, (0,), (0.5, 0.7))
     done = compared(job, path, request)
     kinds = {
-        key: str(each.outcome.failure.kind)
+        (str(key[0]), *key[1:]): str(each.outcome.failure.kind)
         for key, each in done.ledger.entries.items()
         if each.outcome.failure
     }
@@ -334,23 +337,25 @@ def test_failures_are_kept_shown_and_tried_again_where_that_may_help(
         ("l1", 0.7, 0): "NONFINITE",
         ("taylor", 0.5, 0): "CRASH",
     }
-    (row,) = (row for row in done.rows if row.criterion == "l1" and row.share == 0.5)
+    (row,) = (row for row in done.rows if row.method == Method("l1") and row.share == 0.5)
     assert (row.rank, row.errors) == (None, {})
     assert len(tried) == 6
     again = compared(job, path, request)
     assert tried[6:] == ["taylor"]
-    assert again.ledger.entries["taylor", 0.5, 0].outcome.failure is None
+    assert again.ledger.entries[Method("taylor"), 0.5, 0].outcome.failure is None
     assert list(again.ledger.entries) == list(done.ledger.entries)
 
 
 def test_a_criterion_that_fails_costs_no_other(job: Mapping[str, Any], tmp_path: Path) -> None:
     broken = "tests.unit.test_comparison:Undefined"
     done = compared(job, tmp_path / "x.json", Request((broken, "l1"), (0, 1), (0.5,)))
-    failures = [x.outcome.failure for x in done.ledger.entries.values() if x.criterion == broken]
+    failures = [
+        x.outcome.failure for x in done.ledger.entries.values() if x.method == Method(broken)
+    ]
     assert [x.kind for x in failures if x] == [FailureKind.INVALID] * 2
     assert "nan" in str(failures[0])
     assert broken not in done.ledger.scorings
-    assert {row.criterion for row in done.rows if row.errors} == {"l1", "random"}
+    assert {row.method.criterion for row in done.rows if row.errors} == {"l1", "random"}
 
 
 def test_seconds_are_measured_alone_once(

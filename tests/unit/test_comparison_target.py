@@ -78,7 +78,10 @@ def test_a_target_is_what_a_slow_twin_finds(
         assert groups.kept_units(target.policy) == slow
         assert target.cost <= share * target.dense
         assert target.policy == groups.canonical(target.policy)
-        assert target.by("taylor").recipe.criterion == "taylor"
+        assert (target.metric, target.stays) == (
+            of,
+            f"every group keeps about {target.keep_ratio:.3f}",
+        )
 
 
 def test_groups_of_many_sizes_share_one_ratio() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from autoprune.comparison.entry import Entry, Outcome
-from autoprune.comparison.verdict import Spread, difference, rows_of
+from autoprune.comparison.method import Method
+from autoprune.comparison.verdict import Spread, difference, indifferent, rows_of
 from autoprune.trial import Failure, FailureKind
 from tests.comparing import entry
 
@@ -66,17 +68,18 @@ def test_rows_are_ranked_and_in_one_order() -> None:
         *(entry("good", 0.3, seed, 0.1, []) for seed in (0, 1)),
         *(entry("twin", 0.3, seed, 0.1, []) for seed in (0, 1)),
         entry("half", 0.3, 0, 0.2, list(range(30))),
-        Entry("half", 0.3, 1, failed),
-        *(Entry("broken", 0.3, seed, failed) for seed in (0, 1)),
+        Entry(Method("half"), 0.3, 1, failed),
+        *(Entry(Method("broken"), 0.3, seed, failed) for seed in (0, 1)),
         *(entry("random", 0.3, seed, 0.4, list(range(20))) for seed in (0, 1)),
         *(entry("half", 0.6, seed, 0.05, []) for seed in (0, 1)),
         *(entry("good", 0.6, seed, 0.06, []) for seed in (0, 1)),
     ]
     entries = {each.key: each for each in given}
-    rows = rows_of(entries, ("broken", "random", "half", "twin", "good"), (0.6, 0.3), (0, 1))
+    methods = [Method(each) for each in ("broken", "random", "half", "twin", "good")]
+    rows = rows_of(entries, methods, (0.6, 0.3), (0, 1))
     assert [row.share for row in rows] == [0.3] * 5 + [0.6] * 5
-    order = [row.criterion for row in rows[:5]]
-    assert order == [row.criterion for row in rows[5:]]
+    order = [row.method.criterion for row in rows[:5]]
+    assert order == [row.method.criterion for row in rows[5:]]
     assert order == ["good", "twin", "half", "random", "broken"]
     assert [row.rank for row in rows[:5]] == [1, 1, 3, 4, None]
     good, twin, half, random, broken = rows[:5]
@@ -93,3 +96,40 @@ def test_rows_are_ranked_and_in_one_order() -> None:
     assert len(half.failures) == 1
     assert [row.rank for row in rows[5:]] == [2, None, 1, None, None]
     json.dumps([row.to_json() for row in rows], allow_nan=False)
+
+
+def test_the_yardstick_is_random_choice_with_the_same_recovery() -> None:
+    given = [
+        entry("l1", 0.3, 0, 0.1, [1], "rigl"),
+        entry("random", 0.3, 0, 0.2, [*range(20)], "rigl"),
+        entry("l1", 0.3, 0, 0.1, [*range(20)], "finetune"),
+        entry("random", 0.3, 0, 0.3, [1], "finetune"),
+    ]
+    entries = {each.key: each for each in given}
+    rows = rows_of(entries, [each.method for each in given], (0.3,), (0,))
+    told = {str(row.method): row.from_random for row in rows}
+    assert told["random with rigl"] is told["random with finetune"] is None
+    better, worse = told["l1 with rigl"], told["l1 with finetune"]
+    assert better is not None
+    assert worse is not None
+    assert (better.is_better, better.is_worse) == (True, False)
+    assert (worse.is_better, worse.is_worse) == (False, True)
+    assert [row.rank for row in rows] == [1, 1, 3, 4]
+    assert [row.to_json()["recovery"] for row in rows] == ["rigl", "finetune", "rigl", "finetune"]
+
+
+def test_criteria_make_no_difference_where_all_of_them_give_equal_networks() -> None:
+    def made(criterion: str, seed: int, recovery: str | None, outputs: str) -> Entry:
+        one = entry(criterion, 0.3, seed, 0.1, [1], recovery)
+        return replace(one, outcome=replace(one.outcome, outputs=outputs))
+
+    given = [
+        *(made(x, seed, "gradual", f"g{seed}") for x in ("l1", "random") for seed in (0, 1)),
+        *(made(x, seed, "rigl", f"{x * seed}") for x in ("l1", "random") for seed in (0, 1)),
+        made("l1", 0, "set", "s"),
+        *(made(x, 0, None, "n") for x in ("l1", "random")),
+    ]
+    entries = {each.key: each for each in given}
+    methods = list(dict.fromkeys(each.method for each in given))
+    rows = rows_of(entries, methods, (0.3,), (0, 1))
+    assert indifferent(rows) == ("gradual",)
