@@ -56,7 +56,7 @@ def test_damaged_files_and_those_of_others_are_made_again(tmp_path: Path) -> Non
     other = KeyedFile(tmp_path, key_of({"of": "others"}))
     (tmp_path / other.name).write_bytes(content)
     assert other.read() is None
-    for damaged in (content[:-1] + b"?", content[:40], b""):
+    for damaged in (content[:-1] + b"!", content[:40], b""):
         (tmp_path / file.name).write_bytes(damaged)
         assert file.read() is None
     assert file.made_once(lambda: {"found": torch.zeros(2)})["found"].sum() == 0
