@@ -1,7 +1,8 @@
 """Whether constraints can be met: from tables where those tell, else by measuring the ends.
 
 The ends are the dense network and the lowest policy of the space. What outputs tell is judged
-on the dense network alone: what little is left of the lowest one knows nothing.
+on the dense network alone: what little is left of the lowest one knows nothing. The lowest one
+is measured with whole kernels, so where zeros save time it is not the end.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from autoprune.contracts.executor import Evaluator, WorkItem
-from autoprune.contracts.objective import Stage
+from autoprune.contracts.objective import Objective, Stage
 from autoprune.evaluation.evaluator import NetworkEvaluator
 from autoprune.graph.cost import CostTable
 from autoprune.job.constraint import Constraint
 from autoprune.job.spec import Job
 from autoprune.metrics import cheap_measurements, metrics_of
 from autoprune.policy import Policy
+from autoprune.runtimes.catalog import create
 from autoprune.trial import Measurement
 
 
@@ -44,7 +46,16 @@ def reaches(
     if any(each.metric not in at_dense for each in job.constraints):
         measured = _measured(job, lowest, build())
         at_dense, at_lowest = {**measured[0], **at_dense}, {**measured[1], **at_lowest}
-    return tuple(_reach(each, at_dense, at_lowest) for each in job.constraints)
+    skipping = {x for x, each in metrics.items() if lowest.is_sparse and _skips_zeros(each)}
+    return tuple(
+        _reach(each, at_dense, at_lowest, is_end=each.metric in at_lowest.keys() - skipping)
+        for each in job.constraints
+    )
+
+
+def _skips_zeros(metric: Objective) -> bool:
+    """Say whether a metric is measured where single weights that left may save time."""
+    return metric.runtime is not None and create(metric.runtime).skips_zeros
 
 
 def _measured(
@@ -65,8 +76,13 @@ def _measured(
 
 
 def _reach(
-    constraint: Constraint, dense: Mapping[str, Measurement], lowest: Mapping[str, Measurement]
+    constraint: Constraint,
+    dense: Mapping[str, Measurement],
+    lowest: Mapping[str, Measurement],
+    *,
+    is_end: bool,
 ) -> Reach:
+    """Return the reach of a constraint; `is_end` says that nothing is below the lowest one."""
     name = constraint.metric
     base = dense[name].value
     ends = {"the dense network": base}
@@ -75,4 +91,4 @@ def _reach(
     reason = ", ".join(f"{who} has {value:.6g}" for who, value in ends.items())
     if any(constraint.violation(value, base) == 0.0 for value in ends.values()):
         return Reach(constraint, True, reason)
-    return Reach(constraint, False if name in lowest else None, reason)
+    return Reach(constraint, False if is_end else None, reason)

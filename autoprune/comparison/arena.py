@@ -118,12 +118,14 @@ class Arena:
         """Return what tells apart the networks that a policy can become, as things are ranked.
 
         Where nothing is trained no seed matters, and criteria may agree. In training they may as
-        well, unless the rest leaves by and by: then the criterion's order matters too.
+        well, unless the rest leaves by and by: then the criterion's order matters too. Nothing
+        of it matters for single weights that the recovery chooses all by itself.
         """
         kept = self._evaluator.bench.plan.kept_units(policy)
-        sparsity = self._sparsification.sparsity(policy)
-        body = policy.to_json()
-        if not self._chooses_in_training(policy):
+        kind, body = self._recovery(policy), policy.to_json()
+        is_read = kind is None or kind.reads_criterion or not policy.is_sparse
+        sparsity = self._sparsification.sparsity(policy) if is_read else None
+        if kind is None or not is_read or not (kind.begins_dense or kind.chooses_weights):
             del body["recipe"]["criterion"]
         return key_of(
             {
@@ -134,10 +136,13 @@ class Arena:
             }
         )
 
-    def _chooses_in_training(self, policy: Policy) -> bool:
-        recovery = recovery_of(policy, self._evaluator.bench.job.rungs[0]).name
-        kind: type[Recovery] = plugins.load("recovery", recovery)
-        return self.trains and (kind.begins_dense or kind.chooses_weights)
+    def _recovery(self, policy: Policy) -> type[Recovery] | None:
+        """Return what trains a policy's network; None where nothing does."""
+        if not self.trains:
+            return None
+        rung = self._evaluator.bench.job.rungs[0]
+        kind: type[Recovery] = plugins.load("recovery", recovery_of(policy, rung).name)
+        return kind
 
     def outcome(self, policy: Policy, seed: int, known: Mapping[str, Outcome]) -> Outcome:
         """Carve, repair, recover and measure on V and T; a failure is an outcome as well.

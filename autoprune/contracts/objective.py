@@ -19,6 +19,7 @@ trial that is measured, in the order of the log:
 
     survey = latency.survey(dense)                    # JSON, in the exclusive process
     predictor = latency.predictor(survey, table)      # in the controller, without torch
+    predictor.covers(policy)                          # whether it can tell anything of it
     predictor.predict(policy)                         # Measurement(3.1, low=2.9, high=3.3)
     predictor.learn(policy, measured)
 """
@@ -125,11 +126,15 @@ class Goal:
 
 
 class Predictor(ABC):
-    """Predicts one metric of any policy, from a survey and from what was measured since.
+    """Predicts one metric of policies, from a survey and from what was measured since.
 
     What it predicts follows from the survey and the order of `learn`, so that a resumed
-    search predicts the same.
+    search predicts the same. Of what it does not cover, it is neither asked nor taught.
     """
+
+    def covers(self, policy: Policy) -> bool:
+        """Say whether anything can be told of a canonical policy before it is measured."""
+        return True
 
     @abstractmethod
     def predict(self, policy: Policy) -> Measurement:

@@ -106,11 +106,13 @@ class Recovery(ABC):
 
     Constructed as `Recovery(**options)`; raises `ValueError` where options make no sense. Where
     single weights leave, they have left before (they are zero), unless the recovery chooses
-    them itself, while it trains. Where it `begins_dense`, it is given the dense network, and
+    them itself, while it trains; where it does not even begin with those of the criterion, it
+    `reads_criterion` no more. Where it `begins_dense`, it is given the dense network, and
     trains it so that the units of `training.removal` can be carved out of it afterwards.
     """
 
     chooses_weights: ClassVar[bool] = False
+    reads_criterion: ClassVar[bool] = True
     begins_dense: ClassVar[bool] = False
 
     @abstractmethod

@@ -61,7 +61,7 @@ class Forecasts:
                 self._predictors[name] = predictor
         for name, predictor in self._predictors.items():
             measured = trial.evaluation.measurements.get(name)
-            if measured is not None:
+            if measured is not None and predictor.covers(trial.policy):
                 if not trial.policy.is_dense:
                     expected = predictor.predict(trial.policy)
                     self._pairs[name].append((expected, measured.value))
@@ -75,8 +75,9 @@ class Forecasts:
         """
         found = {}
         for each in job.constraints:
-            if each.metric in self._predictors and not each.is_soft:
-                expected = self._predictors[each.metric].predict(policy)
+            predictor = self._predictors.get(each.metric)
+            if predictor is not None and predictor.covers(policy) and not each.is_soft:
+                expected = predictor.predict(policy)
                 kind = expected.low if each.relation == "<=" else expected.high
                 value = expected.value if kind is None else kind
                 found[each.metric] = Measurement(value, note=f"predicted: {expected.value:.4g}")

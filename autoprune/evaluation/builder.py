@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 
 import torch
@@ -32,7 +33,7 @@ from autoprune.surgery.folding import fold
 from autoprune.surgery.low_rank import expanded, expanded_pairs, factorise
 from autoprune.surgery.reconstruct import reconstruct
 from autoprune.surgery.removal import Removal
-from autoprune.surgery.sparsify import Sparsity
+from autoprune.surgery.sparsify import Sparsity, mask_of, settle, sparse_kernels
 
 Inputs = Callable[[str, int, torch.dtype], list[Tensor]]
 
@@ -177,10 +178,13 @@ class Builder:
         return kept_network(self.bench, self.files, policy, weights)
 
     def form(self, policy: Policy) -> nn.Module:
-        """Return a network of a policy's shapes and bits, for what does not depend on weights."""
+        """Return a network of a policy's shapes, zeros and bits, whatever its other weights."""
         ranks = {name: LayerDecision(rank=each.rank) for name, each in policy.layers.items()}
         groups = self.bench.preparation.graph.groups
         network = shrunk(self.bench.model, groups, replace(policy, layers=ranks)).eval()
+        # What runs faster without zeros depends on how many there are and in which pattern alone.
+        sparse = sparse_kernels(groups, policy).items()
+        settle(network, {x: mask_of(attrgetter(x)(network).abs(), each) for x, each in sparse})
         if policy.is_quantised:
             network = fold(network, self._pairs(policy)).eval()
             quantise(

@@ -11,7 +11,9 @@ runtime's own work) is what the coefficients learn. The dense network counts as 
 the start.
 
 Layers are not surveyed in whole numbers: alone, most of their time is the way from floats to
-whole numbers and back, which they do not go beside one another.
+whole numbers and back, which they do not go beside one another. Nor are they surveyed without
+single weights: where a backend skips zeros, what that saves depends on the kernels themselves,
+so nothing is predicted of policies that take any.
 """
 
 from __future__ import annotations
@@ -44,6 +46,8 @@ class LatencyPredictor(Predictor):
         self._grids = [LayerGrid(each) for each in survey["grids"]]
         self._layers: Mapping[str, list[int]] = survey["layers"]
         self._whole = frozenset(survey["whole"])
+        # Surveys of older runs do not say so: no backend skipped any then.
+        self._skips_zeros = bool(survey.get("skips_zeros", False))
         self._dense = costs.by_module(Policy())
         self._total = costs.costs(Policy())
         self._ms_per_mac = self._rate()
@@ -56,6 +60,10 @@ class LatencyPredictor(Predictor):
             _TRIALS,
         )
         self._regression.take(self._row(Policy()), 1.0)
+
+    def covers(self, policy: Policy) -> bool:
+        """Say whether times of whole kernels tell that of a policy."""
+        return not (self._skips_zeros and policy.is_sparse)
 
     def predict(self, policy: Policy) -> Measurement:
         """Return the milliseconds to expect, and where 95 % of measurements will lie."""

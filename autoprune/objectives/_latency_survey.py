@@ -29,15 +29,16 @@ _EAGER = {"torch_compile": "torch", "cuda_graph": "torch"}
 def survey(network: nn.Module, example: Tensor, backend: str, threads: int) -> dict[str, Any]:
     """Return the milliseconds of a network and of its layers, as JSON.
 
-    `whole` names the layers that the backend runs in whole numbers if they have them. `layers`
-    maps the names of modules to places in `grids`, one for every call. A grid holds
-    the dense widths and their time, the widths and times along either axis, and the corner:
-    two widths and their time. Layers of compiled networks and of CUDA graphs are timed in eager
-    PyTorch: to compile every one would take minutes.
+    `whole` names the layers that the backend runs in whole numbers if they have them, and
+    `skips_zeros` says whether it may gain from single weights that left. `layers` maps the names
+    of modules to places in `grids`, one for every call. A grid holds the dense widths and their
+    time, the widths and times along either axis, and the corner: two widths and their time.
+    Layers of compiled networks and of CUDA graphs are timed in eager PyTorch: to compile every
+    one would take minutes.
     """
-    with create(backend, threads=threads).build(network, example) as runner:
+    deployed = create(backend, threads=threads)
+    with deployed.build(network, example) as runner:
         total = timing.alone(runner, precision=0.02, seconds=1.0).value
-    whole = create(backend).whole_numbers
     kinds = layer_kinds(network, example)
     distinct = list(dict.fromkeys(each for calls in kinds.values() for each in calls))
     benches: list[_Bench] = []
@@ -50,7 +51,8 @@ def survey(network: nn.Module, example: Tensor, backend: str, threads: int) -> d
     return {
         "total_ms": total,
         "grids": [each.grid(most) for each in benches],
-        "whole": [name for name, calls in kinds.items() if calls[0].layer in whole],
+        "whole": [x for x, calls in kinds.items() if calls[0].layer in deployed.whole_numbers],
+        "skips_zeros": deployed.skips_zeros,
         "layers": {name: [distinct.index(x) for x in calls] for name, calls in kinds.items()},
     }
 

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from autoprune.runtimes.runtime import Runner, Runtime
     from autoprune.runtimes.timing import Comparison
 
-Backend = Literal["torch", "torch_compile", "onnx", "openvino", "torchao", "cuda_graph"]
+Backend = Literal[
+    "torch", "torch_compile", "torch_sparse", "onnx", "openvino", "torchao", "cuda_graph"
+]
 
 
 class Latency(Objective):
@@ -31,10 +33,11 @@ class Latency(Objective):
     both as they were just now.
 
     Quantised layers run in whole numbers on onnx, openvino and (linear ones) torchao; `note`
-    says what of them runs otherwise.
+    says what of them runs otherwise. Zeros are skipped on torch_sparse alone; `note` says where.
 
     Args:
-        backend: torch (eager), torch_compile, onnx (ONNX Runtime), openvino, torchao, cuda_graph.
+        backend: torch (eager), torch_compile, torch_sparse, onnx (ONNX Runtime), openvino,
+            torchao, cuda_graph.
         device: cpu or cuda; by default where the job runs.
         batch: samples per pass, copies of one.
         threads: of the processor.
@@ -90,12 +93,14 @@ class Latency(Objective):
 
         assert subject.network is not None
         precision, seconds = self.precision, self.seconds
-        dense, remarks = subject.dense, self._runtime.remarks(subject.network)
+        dense, runner = subject.dense, self._runner(subject)
+        zeros = runner.notes or self._runtime.of_zeros(subject.network)
+        remarks = [*self._runtime.of_bits(subject.network), *zeros]
         if dense is None:
-            with self._runner(subject) as runner:
+            with runner:
                 found = timing.alone(runner, precision=precision, seconds=seconds)
             return _noted(found, remarks)
-        with self._dense_runner(dense) as reference, self._runner(subject) as runner:
+        with self._dense_runner(dense) as reference, runner:
             beside = timing.compare(runner, reference, precision=precision, seconds=seconds)
         return _noted(_beside(beside, subject, dense), remarks)
 

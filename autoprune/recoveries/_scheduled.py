@@ -16,6 +16,7 @@ class Scheduled(Finetune):
     """Fine-tuning in which `chooser` says at some times which weights stay."""
 
     chooses_weights: ClassVar[bool] = True
+    reads_criterion: ClassVar[bool] = False
     chooser: ClassVar[type[Timed]]
 
     def __init__(self, *, every: int = 5, until: float = 0.75, **options: Any) -> None:
@@ -30,6 +31,7 @@ class Scheduled(Finetune):
 class Regrown(Scheduled):
     """Fine-tuning in which weights are dropped at some times, and others grow."""
 
+    reads_criterion: ClassVar[bool] = True
     regrowing: ClassVar[type[Regrowing]]
 
     def __init__(

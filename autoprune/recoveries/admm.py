@@ -34,6 +34,7 @@ class Admm(Finetune):
     """
 
     chooses_weights: ClassVar[bool] = True
+    reads_criterion: ClassVar[bool] = False
 
     def __init__(
         self, *, rho: float = 0.5, every: int = 10, until: float = 0.5, **options: Any

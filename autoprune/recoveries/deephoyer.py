@@ -32,6 +32,7 @@ class DeepHoyer(Finetune):
     """
 
     chooses_weights: ClassVar[bool] = True
+    reads_criterion: ClassVar[bool] = False
 
     def __init__(self, *, strength: float = 1e-3, until: float = 0.5, **options: Any) -> None:
         super().__init__(**options)

@@ -42,6 +42,7 @@ class GraNet(Regrown):
         options: those of `finetune`.
     """
 
+    reads_criterion: ClassVar[bool] = False
     regrowing: ClassVar[type[Regrowing]] = _GraNet
 
     def __init__(self, *, drop: float = 0.5, **options: Any) -> None:

@@ -39,6 +39,7 @@ class Lottery(Finetune):
     """
 
     chooses_weights: ClassVar[bool] = True
+    reads_criterion: ClassVar[bool] = False
 
     def __init__(
         self, *, rounds: int = 3, rewind: Rewind = "learning_rate", **options: Any

@@ -38,6 +38,7 @@ class Thresholds(Finetune):
     """
 
     chooses_weights: ClassVar[bool] = True
+    reads_criterion: ClassVar[bool] = False
 
     def __init__(
         self, *, start: float = -5.0, decay: float = 1.0, until: float = 0.5, **options: Any

@@ -11,6 +11,7 @@ from autoprune.runtimes.runtime import Runtime
 RUNTIMES = {
     "torch": "torch_runtime:TorchEager",
     "torch_compile": "torch_compile:TorchCompile",
+    "torch_sparse": "torch_sparse:TorchSparse",
     "onnx": "onnx_runtime:OnnxRuntime",
     "openvino": "openvino_runtime:OpenVino",
     "torchao": "torchao_runtime:TorchAo",

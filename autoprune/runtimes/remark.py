@@ -10,6 +10,8 @@ from autoprune.quantization.form import decision_of, kernels_of, quantised_layer
 _NAMED = 3
 # Fewer zeros than this share of a kernel happen by themselves.
 _FEW = 0.05
+MULTIPLIED = "weights that left are multiplied with as zeros: no time is saved"
+"""What becomes of zeros that no kernel skips."""
 
 
 class Remarks:
@@ -53,12 +55,17 @@ def of_eight_bits(network: nn.Module) -> Remarks:
     return said
 
 
-def of_zeros(network: nn.Module) -> Remarks:
-    """Return what is to be said of kernels without some of their weights.
+def all_multiplied(network: nn.Module) -> list[str]:
+    """Return what to say of single weights that left where zeros are skipped in no layer."""
+    said = Remarks()
+    for name in sparse_layers(network):
+        said.add(name, MULTIPLIED)
+    return said.sentences()
 
-    No runtime here skips them: they save room, not time.
-    """
-    said, quantised = Remarks(), quantised_layers(network)
+
+def sparse_layers(network: nn.Module) -> dict[str, nn.Module]:
+    """Return the layers with kernels that single weights have left, by name, in their order."""
+    found, quantised = dict[str, nn.Module](), quantised_layers(network)
     for name, layer in network.named_modules():
         if name in quantised:  # rounding makes zeros as well
             is_sparse = decision_of(layer).is_sparse
@@ -66,8 +73,8 @@ def of_zeros(network: nn.Module) -> Remarks:
             shares = [float((each == 0).float().mean()) for each in kernels_of(layer).values()]
             is_sparse = max(shares, default=0.0) > _FEW
         if is_sparse:
-            said.add(name, "weights that left are multiplied with as zeros: no time is saved")
-    return said
+            found[name] = layer
+    return found
 
 
 def in_eight_bits(network: nn.Module) -> list[str]:

@@ -32,9 +32,12 @@ class Runner(ABC):
     """One network on one batch, ready to run.
 
     `artifact` is the file that is deployed, where the runtime has one. `example` is the batch.
+    `notes` say in words what became of single weights that left the network, where only building
+    it could tell; they stand for `Runtime.of_zeros` then.
     """
 
     artifact: bytes | None = None
+    notes: tuple[str, ...] = ()
     example: Tensor
 
     def __enter__(self) -> Self:
@@ -70,10 +73,12 @@ class Runner(ABC):
 class Runtime(ABC):
     """Builds runners that use `threads` threads on a CPU.
 
-    `whole_numbers` are the classes of layers that it runs in whole numbers of 8 bits.
+    `whole_numbers` are the classes of layers that it runs in whole numbers of 8 bits, and
+    `skips_zeros` says whether single weights that left may save time.
     """
 
     whole_numbers: tuple[type[nn.Module], ...] = ()
+    skips_zeros: bool = False
 
     def __init__(self, threads: int = 1) -> None:
         self.threads = threads
@@ -91,13 +96,17 @@ class Runtime(ABC):
         For example "conv1: 4-bit kernels run as 8-bit whole numbers"; nothing if all runs as
         it was decided, or nothing was.
         """
-        from autoprune.runtimes.remark import of_zeros
-
-        return [*self.of_bits(network), *of_zeros(network).sentences()]
+        return [*self.of_bits(network), *self.of_zeros(network)]
 
     @abstractmethod
     def of_bits(self, network: nn.Module) -> list[str]:
         """Return in words what of a network's bits runs otherwise than was decided."""
+
+    def of_zeros(self, network: nn.Module) -> list[str]:
+        """Return in words what becomes of single weights that left a network."""
+        from autoprune.runtimes.remark import all_multiplied
+
+        return all_multiplied(network)
 
     @abstractmethod
     def build(self, network: nn.Module, example: Tensor, samples: Tensor | None = None) -> Runner:

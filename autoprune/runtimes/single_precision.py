@@ -17,9 +17,14 @@ def in_single_precision(network: nn.Module) -> nn.Module:
     """
     if not quantised_layers(network):
         return network
-    memo: dict[int, object] = {id(each): each for each in network.parameters()}
-    memo |= {id(each): each for each in network.buffers()}
-    twin = copy.deepcopy(network, memo)
+    twin = shared_copy(network)
     for layer in quantised_layers(twin).values():
         detach(layer)
     return twin
+
+
+def shared_copy(network: nn.Module) -> nn.Module:
+    """Return a copy that shares all tensors with `network`."""
+    memo: dict[int, object] = {id(each): each for each in network.parameters()}
+    memo |= {id(each): each for each in network.buffers()}
+    return copy.deepcopy(network, memo)

@@ -8,6 +8,7 @@ class TestMine(RecoveryContract):
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -181,6 +182,15 @@ class RecoveryContract:
             if not self.make().chooses_weights:
                 assert not (there & ~mask).any()
             assert not torch.equal(network.get_parameter(name), plain.get_parameter(name) * mask)
+
+    def test_it_reads_the_criterion_where_it_says_so(self) -> None:
+        by_size = _sparsity(self.network())
+        others = {name: -each for name, each in by_size.saliencies.items()}
+        is_read = not _equal(
+            self.trained(sparsity=by_size),
+            self.trained(sparsity=replace(by_size, saliencies=others)),
+        )
+        assert is_read == self.make().reads_criterion
 
     @pytest.mark.parametrize("deaths", [(1,), (5, 3)])
     def test_killed_and_continued_it_lets_the_same_weights_leave(

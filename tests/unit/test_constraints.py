@@ -152,6 +152,15 @@ def test_latency_is_measured_at_both_ends() -> None:
     assert all("the lowest one has" in each.reason for each in found.reaches)
 
 
+@pytest.mark.parametrize(("backend", "verdict"), [("torch", False), ("torch_sparse", None)])
+def test_whole_kernels_are_no_end_where_zeros_save_time(backend: str, verdict: bool | None) -> None:
+    timed = {"name": "latency", "backend": backend, "precision": 0.3, "seconds": 0.05}
+    space = {"name": "mixed", "weights": [0.1, 1.0]}
+    asked = ("latency_ms <= 1e-6", "latency_ms <= 1e6", "macs <= 1")
+    found = preflight(job(*asked, objectives=["error", timed], space=space))
+    assert [each.is_reachable for each in found.reaches] == [verdict, True, False]
+
+
 def test_groups_are_asked_for_where_something_compares_them(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"data.groups: equalized_odds compares groups"):
         job("equalized_odds <= 0.1")

@@ -15,7 +15,7 @@ from autoprune.controller.forecast import ForecastError, Forecasts
 from autoprune.graph.cost import CostTable
 from autoprune.job.constraint import Constraint
 from autoprune.job.spec import Job
-from autoprune.policy import Policy
+from autoprune.policy import LayerDecision, Policy
 from autoprune.store.sql import SqlStore
 from autoprune.testing.problem import small_problem
 from autoprune.trial import Evaluation, Measurement, Trial, TrialState
@@ -38,6 +38,17 @@ class _PerMac(Predictor):
 
     def learn(self, policy: Policy, measured: Measurement) -> None:
         self.learned.append(measured.value)
+
+
+class _Wary(_PerMac):
+    """Knows nothing of what loses single weights."""
+
+    def covers(self, policy: Policy) -> bool:
+        return not policy.is_sparse
+
+    def predict(self, policy: Policy) -> Measurement:
+        assert self.covers(policy)
+        return super().predict(policy)
 
 
 class Slow(Objective):
@@ -111,6 +122,22 @@ def test_errors_by_hand_without_the_dense_network() -> None:
     (error,) = found.errors().values()
     # |1 - 1|, |1 - 1.25| / 1.25 and |1 - 0.8| / 0.8; two of three are off by more than a tenth.
     assert error == ForecastError(3, pytest.approx((0 + 0.2 + 0.25) / 3), 1.0, pytest.approx(1 / 3))
+
+
+def test_nothing_is_foretold_or_learned_of_what_is_not_covered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Slow, "predictor", lambda _, survey, costs: _Wary(survey["rate"], costs))
+    found = begun()
+    sparse = replace(policy(0.5), layers={"conv": LayerDecision(keep_ratio=0.5)})
+    assert found.favourable(bounded("slow_ms <= 1"), sparse) == {}
+    assert found.favourable(bounded("slow_ms <= 1"), policy(0.5))
+    for number, chosen in enumerate([sparse, policy(0.25), policy(0.5), sparse, policy(0.75)], 1):
+        found.take(trial(number, chosen, 5.0))
+    assert found.errors()["slow_ms"].count == 3
+    predictor = found._predictors["slow_ms"]
+    assert isinstance(predictor, _Wary)
+    assert predictor.learned[1:] == [5.0, 5.0, 5.0]
 
 
 def test_a_policy_counts_once_whatever_rungs_it_climbs() -> None:

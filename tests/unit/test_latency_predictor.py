@@ -330,6 +330,22 @@ def test_bits_that_a_backend_does_not_run_change_nothing() -> None:
     assert predictor.predict(with_bits(Policy(), ["stem"], LayerDecision(8, 8))).value < dense.value
 
 
+@pytest.mark.parametrize(("backend", "is_covered"), [("torch", True), ("torch_sparse", False)])
+def test_where_zeros_save_time_nothing_is_told_of_single_weights(
+    backend: Any, is_covered: bool
+) -> None:
+    network, example = mlp()
+    subject = Subject(Costs(10, 10, 40), network=network, example=example)
+    body = Latency(backend=backend).survey(subject)
+    predictor = LatencyPredictor(body, planned(network, example)[1])
+    sparse = with_bits(Policy(), ["0"], LayerDecision(keep_ratio=0.5))
+    assert predictor.covers(sparse) == is_covered
+    assert predictor.covers(with_bits(Policy(), ["0"], LayerDecision(8, 8)))
+    assert predictor.covers(Policy())
+    older = LatencyPredictor({x: body[x] for x in body.keys() - {"skips_zeros"}}, predictor._costs)
+    assert older.covers(sparse)
+
+
 @pytest.mark.parametrize(("backend", "names"), [("torch", []), ("onnx", ["0", "2"])])
 def test_a_survey_names_what_runs_in_whole_numbers(backend: Any, names: list[str]) -> None:
     network = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 2)).eval()
