@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from autoprune.contracts.criterion import Cost, Need, WeightCriterion
+from autoprune.criteria._columns import by_column
 from autoprune.criteria._one_by_one import losses_in_order
 from autoprune.criteria._reader import Reader, readers_of, scored
 from autoprune.scoring.evidence import Evidence
+from autoprune.surgery.reconstruct import LayerMoments
 
 _LARGEST = 4609
 """Inputs that a layer may have: 512 channels of a 3×3 convolution, and the bias."""
@@ -47,7 +49,8 @@ class Obs(WeightCriterion):
     and is worth the most that was paid until then. Weights compare between layers as far as their
     outputs do. A kernel of m outputs and d inputs takes m d³ operations: where these are more than
     `operations`, its inputs are gone through in blocks, and no weight tells what it costs those of
-    other blocks to do without it.
+    other blocks to do without it. Where moments are not known, as within attention, but what is
+    read can be watched, inputs count as if none told anything of another: w² E[x_j²] / 2.
     """
 
     cost: ClassVar[Cost] = "solve"
@@ -91,21 +94,28 @@ class Obs(WeightCriterion):
         return found
 
     def saliencies(self, evidence: Evidence) -> dict[str, np.ndarray]:
-        """Return what every weight of the kernels with known moments costs."""
+        """Return what every weight of the kernels whose inputs can be seen costs."""
         layers = evidence.all_moments.layers
         found: dict[str, np.ndarray] = {}
         for kernel in evidence.kernels:
             layer, _, own = kernel.rpartition(".")
-            if own != "weight" or layer not in layers:
-                continue
-            moments = layers[layer]
-            inverse = moments.inverse() if len(moments.gram) <= _LARGEST else None
-            if inverse is not None:
-                able = len(inverse) - int(moments.has_bias)  # all but the constant input of a bias
-                weights, inverse = moments.weight[:able].T.contiguous(), inverse[:able, :able]
-                losses = losses_in_order(weights, inverse, self.operations) / 2.0
-                found[kernel] = losses.view(evidence.weights[kernel].shape).cpu().numpy()
+            losses = self._losses(layers[layer]) if own == "weight" and layer in layers else None
+            weights = evidence.weights[kernel]
+            if losses is not None:
+                found[kernel] = losses.view(weights.shape).cpu().numpy()
+            elif kernel in evidence.input_norms:
+                squares = np.square(evidence.input_norms[kernel])
+                found[kernel] = np.square(weights) * by_column(squares, weights) / 2.0
         return found
+
+    def _losses(self, moments: LayerMoments) -> Tensor | None:
+        """Return what weights cost when their turn comes, (m, d); None where that is not known."""
+        inverse = moments.inverse() if len(moments.gram) <= _LARGEST else None
+        if inverse is None:
+            return None
+        able = len(inverse) - int(moments.has_bias)  # all but the constant input of a bias
+        weights = moments.weight[:able].T.contiguous()
+        return losses_in_order(weights, inverse[:able, :able], self.operations) / 2.0
 
 
 class _System:

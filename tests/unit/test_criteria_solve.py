@@ -300,7 +300,13 @@ def test_groups_whose_readers_are_unknown_are_left_out(make: Callable[[], Criter
     assert make().scores(_Known(group, Moments({"a": layer}, ()))) == {}
 
 
-def test_layers_that_are_too_large_say_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def by_size_alone(evidence: Evidence, kernel: str) -> np.ndarray:
+    """Half of what weights add to outputs if no input told anything of another."""
+    weight, norm = evidence.weights[kernel], evidence.input_norms[kernel]
+    return weight**2 * norm.reshape(1, -1, *(1 for _ in weight.shape[2:])) ** 2 / 2
+
+
+def test_layers_that_are_too_large_say_nothing_of_units(monkeypatch: pytest.MonkeyPatch) -> None:
     network, _ = built(Chain)
     x = images(8)
     # Inputs: a 27, b 55, hidden 65, out 11.
@@ -312,7 +318,11 @@ def test_layers_that_are_too_large_say_nothing(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(obs, "_LARGEST", largest)
         evidence = evidence_of(network, x)
         assert list(Obs().scores(evidence)) == groups
-        assert list(Obs().saliencies(evidence)) == [f"{each}.weight" for each in kernels]
+        found = Obs().saliencies(evidence)
+        assert list(found) == [f"{each}.weight" for each in ("a", "b", "hidden", "out")]
+        for kernel, each in found.items():
+            is_alone = np.allclose(each, by_size_alone(evidence, kernel))
+            assert is_alone == (kernel.removesuffix(".weight") not in kernels)
 
 
 def test_weights_of_all_plain_layers_are_judged() -> None:
@@ -320,7 +330,7 @@ def test_weights_of_all_plain_layers_are_judged() -> None:
     evidence = evidence_of(network, images(8))
     assert set(evidence.moments.layers) == {"project", "out"}
     found = Obs().saliencies(evidence)
-    assert list(found) == ["expand.weight", "project.weight", "out.weight"]
+    assert list(found) == [f"{each}.weight" for each in ("expand", "depth", "project", "out")]
     network, x = built(Residual)
     x = images(20)[..., :6, :6]
     evidence = evidence_of(network, x)
@@ -361,9 +371,12 @@ def test_a_transformer_is_judged_by_what_its_linear_layers_read() -> None:
         scores = criterion.scores(evidence)
         assert set(scores) == {"embedding", "layer.linear1"}
         check_order(scores["layer.linear1"], twin(layer, inputs, np.arange(16)[:, None]))
-    # What attention reads inside of itself is not known.
-    names = ["embedding", "layer.linear1", "layer.linear2", "out"]
-    assert list(Obs().saliencies(evidence)) == [f"{each}.weight" for each in names]
+    # What attention reads inside of itself is watched, but solved with nowhere.
+    found = Obs().saliencies(evidence)
+    assert list(found) == list(evidence.kernels)
+    for name in ("in_proj_weight", "out_proj.weight"):
+        kernel = f"layer.self_attn.{name}"
+        np.testing.assert_allclose(found[kernel], by_size_alone(evidence, kernel), rtol=1e-5)
 
 
 @pytest.mark.parametrize("option", ["steps", "operations"])
