@@ -12,8 +12,6 @@ from pymoo.core.survival import Survival
 from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 from scipy.optimize import brentq
 
-from autoprune.contracts.searcher import SearchProblem
-
 from ._pymoo import SteadyState, scaled
 
 # A front with an exponent beyond these bounds is a corner for all that can be seen.
@@ -26,39 +24,12 @@ class AGEMOEA2(SteadyState):
 
     Panichella, "An improved Pareto front modeling algorithm for large-scale many-objective
     optimization", GECCO 2022, in a steady state.
-
-    Args:
-        population: Size of the initial design and of the population that survives.
-        crossover: Probability that a child mixes its parents' ordered parameters.
-        mutation: Probability that a parameter mutates; one per child by default.
-        switch: Share of children made by a level switch, which keeps the macs; of use, if at
-            all, where these are limited.
-
-    Raises:
-        PluginError: A single goal, a population below 4 or the number of goals, or a rate
-            outside [0, 1].
     """
 
-    def __init__(
-        self,
-        problem: SearchProblem,
-        *,
-        seed: int = 0,
-        population: int = 20,
-        crossover: float = 0.9,
-        mutation: float | None = None,
-        switch: float = 0.0,
-    ) -> None:
-        super().__init__(
-            problem,
-            seed=seed,
-            population=population,
-            crossover=crossover,
-            mutation=mutation,
-            switch=switch,
-            survival=_Geometry(),
-            compare=binary_tournament,
-        )
+    tournament = staticmethod(binary_tournament)
+
+    def _surviving(self, goals: int, population: int) -> Survival:
+        return _Geometry()
 
 
 class _Geometry(Survival):

@@ -7,12 +7,9 @@ from typing import Any
 
 import numpy as np
 from moocore import is_nondominated, pareto_rank
-from pymoo.algorithms.moo.sms import cv_and_dom_tournament
 from pymoo.core.population import Population
 from pymoo.core.problem import Problem
 from pymoo.core.survival import Survival
-
-from autoprune.contracts.searcher import SearchProblem
 
 from ._pymoo import SteadyState, directions, scaled, to_arrays
 
@@ -27,42 +24,13 @@ class CTAEA(SteadyState):
     optimization", IEEE TEC 2019, in a steady state. For constraints on measured values,
     whose trials have all losses: those refused before an evaluation show the convergence
     archive the way to the feasible region, but cannot enter the other one.
-
-    Args:
-        population: Size of the initial design and of each archive; the largest even set of
-            directions that fits in is taken.
-        crossover: Probability that a child mixes its parents' ordered parameters.
-        mutation: Probability that a parameter mutates; one per child by default.
-        switch: Share of children made by a level switch, which keeps the macs; of use, if at
-            all, where these are limited.
-
-    Raises:
-        PluginError: A single goal, a population below 4 or the number of goals, or a rate
-            outside [0, 1].
     """
 
-    def __init__(
-        self,
-        problem: SearchProblem,
-        *,
-        seed: int = 0,
-        population: int = 20,
-        crossover: float = 0.9,
-        mutation: float | None = None,
-        switch: float = 0.0,
-    ) -> None:
-        self._regions = _Regions(directions(len(problem.goals), population))
-        super().__init__(
-            problem,
-            seed=seed,
-            population=population,
-            crossover=crossover,
-            mutation=mutation,
-            switch=switch,
-            survival=_Convergence(self._regions),
-            compare=cv_and_dom_tournament,
-        )
-        self._diverse = Population.empty()
+    _diverse = Population.empty()  # replaced, never changed in place
+
+    def _surviving(self, goals: int, population: int) -> Survival:
+        self._regions = _Regions(directions(goals, population))
+        return _Convergence(self._regions)
 
     def _admit(self, newcomer: Population) -> None:
         super()._admit(newcomer)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from pymoo.algorithms.moo.nsga2 import binary_tournament
+from pymoo.core.survival import Survival
 from pymoo.operators.survival.rank_and_crowding import RankAndCrowding
 
 from autoprune.contracts.searcher import SearchProblem
@@ -50,6 +51,7 @@ class MetaPruning(SteadyState):
     """
 
     least_goals = 1
+    tournament = staticmethod(binary_tournament)
 
     def __init__(
         self,
@@ -80,12 +82,12 @@ class MetaPruning(SteadyState):
             population=population,
             crossover=_CROSSOVER,
             mutation=_MUTATION,
-            switch=0.0,
-            survival=RankAndCrowding(),
-            compare=binary_tournament,
         )
         self._request = TrainingRequest(steps, options)
         self._net: str | None = None
+
+    def _surviving(self, goals: int, population: int) -> Survival:
+        return RankAndCrowding()
 
     @property
     def training(self) -> TrainingRequest | None:

@@ -7,12 +7,9 @@ from typing import Any
 
 import numpy as np
 from pymoo.algorithms.moo.nsga3 import ReferenceDirectionSurvival
-from pymoo.algorithms.moo.sms import cv_and_dom_tournament
 from pymoo.core.population import Population
 from pymoo.core.problem import Problem
 from pymoo.core.survival import Survival
-
-from autoprune.contracts.searcher import SearchProblem
 
 from ._pymoo import SteadyState, directions, scaled
 
@@ -23,40 +20,10 @@ class NSGA3(SteadyState):
     Deb and Jain, "An evolutionary many-objective optimization algorithm using
     reference-point-based nondominated sorting approach, part I", IEEE TEC 2014, in a steady
     state. Made for three goals and more.
-
-    Args:
-        population: Size of the initial design and of the population that survives; the
-            largest even set of directions that fits in is taken.
-        crossover: Probability that a child mixes its parents' ordered parameters.
-        mutation: Probability that a parameter mutates; one per child by default.
-        switch: Share of children made by a level switch, which keeps the macs; of use, if at
-            all, where these are limited.
-
-    Raises:
-        PluginError: A single goal, a population below 4 or the number of goals, or a rate
-            outside [0, 1].
     """
 
-    def __init__(
-        self,
-        problem: SearchProblem,
-        *,
-        seed: int = 0,
-        population: int = 20,
-        crossover: float = 0.9,
-        mutation: float | None = None,
-        switch: float = 0.0,
-    ) -> None:
-        super().__init__(
-            problem,
-            seed=seed,
-            population=population,
-            crossover=crossover,
-            mutation=mutation,
-            switch=switch,
-            survival=_Niches(directions(len(problem.goals), population)),
-            compare=cv_and_dom_tournament,
-        )
+    def _surviving(self, goals: int, population: int) -> Survival:
+        return _Niches(directions(goals, population))
 
 
 class _Niches(Survival):
