@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-import moocore
 import numpy as np
 import pytest
 import torch
@@ -24,6 +23,7 @@ from autoprune.space import Choice, Float, Integer, SearchSpace, Values
 from autoprune.testing import SearcherContract
 from autoprune.testing.problem import measure, small_problem
 from autoprune.trial import Evaluation, Measurement, Trial, TrialState
+from tests.asking import completed, hypervolume, search, share
 
 
 class TestAMC(SearcherContract):
@@ -74,31 +74,11 @@ class ReversedSpace(SearchSpace):
         return self.encode(policy)
 
 
-def completed(problem: SearchProblem, policy: Policy) -> Trial:
-    evaluation = measure(problem, policy)
-    return Trial(0, policy, "x", 0, TrialState.COMPLETED, evaluation=evaluation)
-
-
-def share(problem: SearchProblem, policy: Policy) -> float:
-    return problem.costs.costs(policy).macs / problem.costs.costs(Policy()).macs
-
-
 def rise_of(problem: SearchProblem, evaluation: Evaluation) -> float:
     assert problem.dense is not None
     assert problem.goals[0].reference is not None
     dense = problem.dense.value("accuracy")
     return (dense - evaluation.value("accuracy")) / (dense - problem.goals[0].reference)
-
-
-def search(searcher: Searcher, problem: SearchProblem, trials: int) -> list[Policy]:
-    """Run with three trials under way, as a pool of workers would."""
-    under_way: list[Policy] = []
-    finished: list[Policy] = []
-    while len(finished) < trials:
-        under_way += searcher.ask(4 - len(under_way))
-        finished.append(under_way.pop(0))
-        searcher.tell(completed(problem, finished[-1]))
-    return finished
 
 
 def walk(problem: SearchProblem) -> Walk:
@@ -200,13 +180,6 @@ def test_one_budget_is_used_better_than_by_equal_shares() -> None:
     policies = search(AMC(problem, seed=0, target=target), problem, 100)
     best = max(measure(problem, each).value("accuracy") for each in policies)
     assert 1.0 - best < 0.6 * (1.0 - uniform.value("accuracy"))
-
-
-def hypervolume(problem: SearchProblem, policies: list[Policy]) -> float:
-    points = [
-        [1.0 - measure(problem, each).value("accuracy"), share(problem, each)] for each in policies
-    ]
-    return float(moocore.hypervolume(np.array(points), ref=[1.0, 1.0]))
 
 
 @pytest.mark.slow

@@ -12,13 +12,8 @@ from agents.bisection import Bisection
 from autoprune.contracts.searcher import SearchProblem
 from autoprune.errors import PluginError
 from autoprune.policy import Policy
-from autoprune.testing.problem import measure, mixed_problem, small_problem
-from autoprune.trial import Trial, TrialState
-
-
-def completed(problem: SearchProblem, policy: Policy) -> Trial:
-    evaluation = measure(problem, policy)
-    return Trial(0, policy, "x", 0, TrialState.COMPLETED, evaluation=evaluation)
+from autoprune.testing.problem import mixed_problem, small_problem
+from tests.asking import completed
 
 
 def lowered(problem: SearchProblem, policy: Policy) -> dict[str, int]:

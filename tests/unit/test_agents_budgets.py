@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
-import moocore
 import numpy as np
 import pytest
 
@@ -20,33 +18,14 @@ from autoprune.contracts.searcher import Searcher, SearchProblem
 from autoprune.errors import PluginError, PolicyError
 from autoprune.graph.group import GroupTable
 from autoprune.policy import Policy
-from autoprune.space import Float, SearchSpace, Value, Values
+from autoprune.space import Value, Values
 from autoprune.testing import SearcherContract
-from autoprune.testing.problem import CountSpace, measure, small_problem
+from autoprune.testing.problem import CountSpace, small_problem
 from autoprune.trial import Trial, TrialState
+from tests.asking import RatioSpace, completed, hypervolume, search
 
 ALL = (EagleEye, LeGR, Bisection, Knapsack)
 FOLLOWERS = (LeGR, Bisection, Knapsack)
-
-
-class RatioSpace(SearchSpace):
-    """A real keep_ratio per group."""
-
-    def __init__(self, groups: GroupTable) -> None:
-        self._groups = groups
-        self.parameters = tuple(Float(group.name, 0.05, 1.0) for group in groups.prunable)
-
-    def decode(self, values: Values) -> Policy:
-        return Policy.from_keep_ratios({name: float(value) for name, value in values.items()})
-
-    def encode(self, policy: Policy) -> Values:
-        self._groups.kept_units(policy)
-        if policy.recipe.criterion != "l1":
-            raise PolicyError("the space ranks by l1")
-        return self.nearest(policy)
-
-    def nearest(self, policy: Policy) -> Values:
-        return {group.name: policy.keep_ratio(group.name) for group in self._groups.prunable}
 
 
 class TestEagleEye(SearcherContract):
@@ -69,36 +48,9 @@ class TestKnapsack(SearcherContract):
         return Knapsack(problem, seed=seed)
 
 
-def completed(problem: SearchProblem, policy: Policy) -> Trial:
-    evaluation = measure(problem, policy)
-    return Trial(0, policy, "x", 0, TrialState.COMPLETED, evaluation=evaluation)
-
-
-def search(
-    searcher: Searcher,
-    problem: SearchProblem,
-    trials: int,
-    end: Callable[[SearchProblem, Policy], Trial] = completed,
-) -> list[Policy]:
-    """Run with three trials under way, as a pool of workers would."""
-    under_way: list[Policy] = []
-    finished: list[Policy] = []
-    while len(finished) < trials:
-        under_way += searcher.ask(4 - len(under_way))
-        finished.append(under_way.pop(0))
-        searcher.tell(end(problem, finished[-1]))
-    return finished
-
-
 def shares(problem: SearchProblem, policies: list[Policy]) -> np.ndarray:
     dense = problem.costs.costs(Policy()).macs
     return np.array([problem.costs.costs(policy).macs / dense for policy in policies])
-
-
-def hypervolume(problem: SearchProblem, policies: list[Policy]) -> float:
-    losses = [1.0 - measure(problem, policy).value("accuracy") for policy in policies]
-    points = np.column_stack([losses, shares(problem, policies)])
-    return float(moocore.hypervolume(points, ref=[1.0, 1.0]))
 
 
 @pytest.mark.slow

@@ -8,16 +8,11 @@ import numpy as np
 import pytest
 
 from agents.legr import LeGR
-from autoprune.contracts.searcher import SearchProblem
 from autoprune.errors import PluginError
 from autoprune.policy import Policy
 from autoprune.testing.problem import measure, small_problem
 from autoprune.trial import Failure, FailureKind, Trial, TrialState
-
-
-def completed(problem: SearchProblem, policy: Policy) -> Trial:
-    evaluation = measure(problem, policy)
-    return Trial(0, policy, "x", 0, TrialState.COMPLETED, evaluation=evaluation)
+from tests.asking import completed
 
 
 def test_the_first_ranking_cuts_the_normalised_scores_at_one_threshold() -> None:

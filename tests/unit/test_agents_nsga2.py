@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-import moocore
 import numpy as np
 import pytest
 
@@ -14,36 +13,13 @@ from agents._pymoo import LevelSwitch
 from agents.nsga2 import NSGA2
 from agents.random_search import RandomSearch
 from autoprune.contracts.searcher import Searcher, SearchProblem
-from autoprune.errors import PluginError, PolicyError
-from autoprune.graph.group import GroupTable
+from autoprune.errors import PluginError
 from autoprune.policy import Policy
-from autoprune.space import Float, SearchSpace, Values
 from autoprune.testing import SearcherContract
 from autoprune.testing.problem import measure, small_problem
 from autoprune.trial import Evaluation, Trial, TrialState
 from search_spaces.layerwise import Layerwise
-
-
-class RatioSpace(SearchSpace):
-    """A real keep_ratio per group."""
-
-    def __init__(self, groups: GroupTable) -> None:
-        self._groups = groups
-        self.parameters = tuple(Float(group.name, 0.05, 1.0) for group in groups.prunable)
-
-    def decode(self, values: Values) -> Policy:
-        return Policy.from_keep_ratios({name: float(value) for name, value in values.items()})
-
-    def encode(self, policy: Policy) -> Values:
-        self._groups.kept_units(policy)
-        if policy.recipe.criterion != "l1":
-            raise PolicyError("the space ranks by l1")
-        return {group.name: policy.keep_ratio(group.name) for group in self._groups.prunable}
-
-    def nearest(self, policy: Policy) -> Values:
-        return {
-            group.name: max(0.05, policy.keep_ratio(group.name)) for group in self._groups.prunable
-        }
+from tests.asking import RatioSpace, completed, hypervolume, search
 
 
 class TestNSGA2OnRealNumbers(SearcherContract):
@@ -53,34 +29,6 @@ class TestNSGA2OnRealNumbers(SearcherContract):
 
     def make(self, problem: SearchProblem, seed: int) -> Searcher:
         return NSGA2(problem, seed=seed, population=10)
-
-
-def completed(problem: SearchProblem, policy: Policy, number: int = 0) -> Trial:
-    evaluation = measure(problem, policy)
-    return Trial(number, policy, "x", 0, TrialState.COMPLETED, evaluation=evaluation)
-
-
-def search(
-    searcher: Searcher,
-    problem: SearchProblem,
-    trials: int,
-    end: Callable[[SearchProblem, Policy], Trial] = completed,
-) -> list[Policy]:
-    """Run with three trials under way, as a pool of workers would."""
-    under_way: list[Policy] = []
-    finished: list[Policy] = []
-    while len(finished) < trials:
-        under_way += searcher.ask(4 - len(under_way))
-        finished.append(under_way.pop(0))
-        searcher.tell(end(problem, finished[-1]))
-    return finished
-
-
-def hypervolume(problem: SearchProblem, policies: list[Policy]) -> float:
-    dense = problem.costs.costs(Policy()).macs
-    evaluations = [measure(problem, policy) for policy in policies]
-    points = [[1.0 - each.value("accuracy"), each.value("macs") / dense] for each in evaluations]
-    return float(moocore.hypervolume(np.array(points), ref=[1.0, 1.0]))
 
 
 def test_it_beats_random_search_by_a_clear_margin() -> None:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import moocore
 import numpy as np
 import optuna
 import pytest
@@ -28,6 +27,7 @@ from autoprune.space import Integer, SearchSpace, Values
 from autoprune.testing import SearcherContract
 from autoprune.testing.problem import measure, small_problem
 from autoprune.trial import Evaluation, Measurement, Trial, TrialState
+from tests.asking import completed, hypervolume, search
 
 
 class NumberSpace(SearchSpace):
@@ -83,34 +83,6 @@ class TestOptunaNSGA2(SearcherContract):
 class TestOptunaNSGA3(SearcherContract):
     def make(self, problem: SearchProblem, seed: int) -> Searcher:
         return OptunaNSGA3(problem, seed=seed, population=8)
-
-
-def completed(problem: SearchProblem, policy: Policy) -> Trial:
-    evaluation = measure(problem, policy)
-    return Trial(0, policy, "x", 0, TrialState.COMPLETED, evaluation=evaluation)
-
-
-def search(
-    searcher: Searcher,
-    problem: SearchProblem,
-    trials: int,
-    end: Callable[[SearchProblem, Policy], Trial] = completed,
-) -> list[Policy]:
-    """Run with three trials under way, as a pool of workers would."""
-    under_way: list[Policy] = []
-    finished: list[Policy] = []
-    while len(finished) < trials:
-        under_way += searcher.ask(4 - len(under_way))
-        finished.append(under_way.pop(0))
-        searcher.tell(end(problem, finished[-1]))
-    return finished
-
-
-def hypervolume(problem: SearchProblem, policies: list[Policy]) -> float:
-    dense = problem.costs.costs(Policy()).macs
-    evaluations = [measure(problem, policy) for policy in policies]
-    points = [[1.0 - each.value("accuracy"), each.value("macs") / dense] for each in evaluations]
-    return float(moocore.hypervolume(np.array(points), ref=[1.0, 1.0]))
 
 
 @pytest.mark.slow

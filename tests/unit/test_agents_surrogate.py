@@ -22,43 +22,12 @@ from autoprune.policy import Policy
 from autoprune.testing import SearcherContract
 from autoprune.testing.problem import measure, small_problem
 from autoprune.trial import Evaluation, Measurement, Trial, TrialState
+from tests.asking import completed, hypervolume, search, share
 
 
 class TestSurrogate(SearcherContract):
     def make(self, problem: SearchProblem, seed: int) -> Searcher:
         return Surrogate(problem, seed=seed, startup=6)
-
-
-def completed(problem: SearchProblem, policy: Policy) -> Trial:
-    evaluation = measure(problem, policy)
-    return Trial(0, policy, "x", 0, TrialState.COMPLETED, evaluation=evaluation)
-
-
-def search(
-    searcher: Searcher,
-    problem: SearchProblem,
-    trials: int,
-    end: Callable[[SearchProblem, Policy], Trial] = completed,
-) -> list[Policy]:
-    """Run with three trials under way, as a pool of workers would."""
-    under_way: list[Policy] = []
-    finished: list[Policy] = []
-    while len(finished) < trials:
-        under_way += searcher.ask(4 - len(under_way))
-        finished.append(under_way.pop(0))
-        searcher.tell(end(problem, finished[-1]))
-    return finished
-
-
-def share(problem: SearchProblem, policy: Policy) -> float:
-    return problem.costs.costs(policy).macs / problem.costs.costs(Policy()).macs
-
-
-def hypervolume(problem: SearchProblem, policies: list[Policy]) -> float:
-    losses = [
-        [1.0 - measure(problem, each).value("accuracy"), share(problem, each)] for each in policies
-    ]
-    return float(moocore.hypervolume(np.array(losses), ref=[1.0, 1.0]))
 
 
 # -- the predictor -------------------------------------------------------------------------

@@ -6,7 +6,6 @@ import json
 import logging
 from dataclasses import replace
 
-import moocore
 import numpy as np
 import optuna
 import pytest
@@ -16,8 +15,9 @@ from agents.tpe import TPE
 from autoprune.contracts.searcher import SearchProblem
 from autoprune.errors import PluginError
 from autoprune.policy import Policy
-from autoprune.testing.problem import measure, small_problem
-from autoprune.trial import Trial, TrialState
+from autoprune.testing.problem import small_problem
+from autoprune.trial import TrialState
+from tests.asking import completed, hypervolume
 
 
 class Guessing(TPE):
@@ -27,11 +27,6 @@ class Guessing(TPE):
         return RandomSampler(seed=seed)
 
 
-def completed(problem: SearchProblem, policy: Policy) -> Trial:
-    evaluation = measure(problem, policy)
-    return Trial(0, policy, "x", 0, TrialState.COMPLETED, evaluation=evaluation)
-
-
 def run(searcher: TPE, problem: SearchProblem, trials: int) -> list[Policy]:
     policies = []
     for _ in range(trials):
@@ -39,13 +34,6 @@ def run(searcher: TPE, problem: SearchProblem, trials: int) -> list[Policy]:
         searcher.tell(completed(problem, policy))
         policies.append(policy)
     return policies
-
-
-def hypervolume(problem: SearchProblem, policies: list[Policy]) -> float:
-    dense = problem.costs.costs(Policy()).macs
-    evaluations = [measure(problem, policy) for policy in policies]
-    points = [[1.0 - each.value("accuracy"), each.value("macs") / dense] for each in evaluations]
-    return float(moocore.hypervolume(np.array(points), ref=[1.0, 1.0]))
 
 
 @pytest.mark.slow
