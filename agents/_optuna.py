@@ -252,16 +252,25 @@ def _quiet() -> Iterator[None]:
 
 
 class Genetic(Study):
-    """The options and the bookkeeping of Optuna's genetic samplers."""
+    """The options and the bookkeeping of Optuna's genetic samplers.
+
+    Args:
+        population: Size of the initial design and of the elite.
+        crossover: Probability that a child mixes its parents' parameters.
+        mutation: Probability that a parameter mutates; one per child by default.
+
+    Raises:
+        PluginError: A population below 4, or a rate outside [0, 1].
+    """
 
     def __init__(
         self,
         problem: SearchProblem,
         *,
-        seed: int,
-        population: int,
-        crossover: float,
-        mutation: float | None,
+        seed: int = 0,
+        population: int = 40,
+        crossover: float = 0.9,
+        mutation: float | None = None,
     ) -> None:
         if population < 4:
             raise PluginError(f"population must be at least 4, given: {population!r}")
@@ -269,6 +278,7 @@ class Genetic(Study):
             if rate is not None and not 0.0 <= rate <= 1.0:
                 raise PluginError(f"{option} must be a probability in [0, 1], given: {rate!r}")
         super().__init__(problem, seed=seed, startup=population, kept=2 * population)
+        self._goals = len(problem.goals)
         self._options: dict[str, Any] = {
             "population_size": population,
             "crossover_prob": crossover,

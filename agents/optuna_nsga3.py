@@ -8,8 +8,6 @@ import warnings
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import NSGAIIISampler
 
-from autoprune.contracts.searcher import SearchProblem
-
 from ._optuna import Elite, Genetic
 
 
@@ -20,34 +18,13 @@ class OptunaNSGA3(Genetic):
     reference-point-based nondominated sorting approach", IEEE TEC 2014. Parents are the
     elite of all results, spread along as many reference directions as the population can
     fill, so that no worker waits for another.
-
-    Args:
-        population: Size of the initial design and of the elite.
-        crossover: Probability that a child mixes its parents' parameters.
-        mutation: Probability that a parameter mutates; one per child by default.
-
-    Raises:
-        PluginError: A population below 4, or a rate outside [0, 1].
     """
 
-    def __init__(
-        self,
-        problem: SearchProblem,
-        *,
-        seed: int = 0,
-        population: int = 40,
-        crossover: float = 0.9,
-        mutation: float | None = None,
-    ) -> None:
-        super().__init__(
-            problem, seed=seed, population=population, crossover=crossover, mutation=mutation
-        )
-        self._options["dividing_parameter"] = _divisions(len(problem.goals), population)
-
     def _sampler(self, seed: int) -> NSGAIIISampler:
+        divisions = _divisions(self._goals, self._options["population_size"])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
-            return _Sampler(seed=seed, **self._options)
+            return _Sampler(seed=seed, dividing_parameter=divisions, **self._options)
 
 
 class _Sampler(Elite, NSGAIIISampler):
