@@ -15,6 +15,7 @@ from autoprune.comparison.verdict import Difference, Row
 from autoprune.numbers import readable
 
 _SPLITS = {"search": "V", "report": "T"}
+_ANY = "any"  # criterion: the recovery reads none
 
 
 def print_comparison(done: Comparison) -> None:
@@ -42,6 +43,8 @@ def print_comparison(done: Comparison) -> None:
 def _table(done: Comparison, share: float, others: Sequence[str]) -> Table:
     """Return the rows of a share, with these metrics beside the error."""
     rows = [row for row in done.rows if row.share == share]
+    # Where no criterion makes a difference, one row stands for all.
+    same = {x: row.method for row in rows if (x := row.method.recovery) in done.indifferent}
     table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("criterion", overflow="fold")
     if done.request.recoveries:
@@ -53,15 +56,19 @@ def _table(done: Comparison, share: float, others: Sequence[str]) -> Table:
     for column in ("to\nbest", "to\nrandom"):
         table.add_column(column, no_wrap=True)
     for row in rows:
-        scoring = done.ledger.scorings.get(row.method.criterion)
+        stands_for_all = row.method in same.values()
+        if row.method.recovery in same and not stands_for_all:
+            continue
+        scoring = None if stands_for_all else done.ledger.scorings.get(row.method.criterion)
+        names = [_ANY if stands_for_all else row.method.criterion, row.method.recovery]
         table.add_row(
-            *(Text(each) for each in row.method.to_json().values() if each is not None),
+            *(Text(each) for each in names if each is not None),
             *(_error(row, split, done) for split in _SPLITS),
             *(_value(row.others[x].mean, done, x) if row.others else "" for x in others),
             "" if scoring is None else f"{scoring.seconds:.3f} s",
             "" if row.rank is None else str(row.rank),
             "best" if row.is_best else _words(row.from_best),
-            _words(row.from_random),
+            "" if stands_for_all else _words(row.from_random),
         )
     return table
 
@@ -131,7 +138,7 @@ def _remarks_on_recoveries(done: Comparison) -> Iterator[str]:
         yield f"{own.name} has the rung's options ({options}), the other recoveries their defaults"
     if done.indifferent:
         names = ", ".join(done.indifferent)
-        yield f"{names}: every criterion gave the same networks"
+        yield f"{names}: no criterion makes a difference, one row stands for all"
 
 
 def _remarks_on_criteria(done: Comparison) -> Iterator[str]:

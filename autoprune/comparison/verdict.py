@@ -191,7 +191,7 @@ def _row(entries: Mapping[Key, Entry], method: Method, share: float, seeds: Sequ
 def _ranked(rows: Sequence[Row]) -> list[Row]:
     """Return the rows of one share with ranks and differences; equal errors have equal ranks."""
     finished = sorted((x for x in rows if x.errors), key=lambda row: row.errors["search"].mean)
-    means = [row.errors["search"].mean for row in finished]
+    means = sorted({row.errors["search"].mean for row in finished})
     by_method = {row.method: row for row in finished}
     return [
         _judged(

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from autoprune.cli.comparison_table import print_comparison
 from autoprune.comparison.arena import Arena
 from autoprune.comparison.method import Method
 from autoprune.comparison.request import Request, compared_job
@@ -201,7 +202,10 @@ def test_equal_masks_are_evaluated_once_and_others_are_not(
 
 
 def test_what_no_criterion_decides_is_trained_once(
-    job: Mapping[str, Any], tmp_path: Path, networks: list[tuple[WorkItem, nn.Module]]
+    job: Mapping[str, Any],
+    tmp_path: Path,
+    networks: list[tuple[WorkItem, nn.Module]],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     request = of_weights(("l1", "l2"), rung=1, recoveries=("finetune", "gradual"))
     done = compared(job, tmp_path / "x.json", request)
@@ -209,6 +213,10 @@ def test_what_no_criterion_decides_is_trained_once(
     assert built == [("l1", "finetune"), ("l1", "gradual"), ("random", "finetune")]
     assert done.indifferent == ("gradual",)
     assert done.to_json()["indifferent"] == ["gradual"]
+    print_comparison(done)
+    shown = [" ".join(each.split()[:2]) for each in capsys.readouterr().out.splitlines()]
+    named = [each for each in shown if each.endswith(("finetune", "gradual"))]
+    assert sorted(named) == ["any gradual", "l1 finetune", "l2 finetune", "random finetune"]
 
 
 @pytest.mark.parametrize(
