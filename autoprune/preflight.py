@@ -7,7 +7,6 @@ reachable costs are computed, and the constraints on them are checked. Nothing i
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +19,7 @@ from autoprune.errors import InputError, ModelError
 from autoprune.evaluation.inference import BATCH, best_device, fastest_dtype
 from autoprune.evaluation.material import load_dataset, load_model, packed
 from autoprune.evaluation.preparation import Preparation
+from autoprune.evaluation.recovery import obstacle
 from autoprune.evaluation.teachers import check_teacher
 from autoprune.evaluation.workbench import fingerprint, scoring_samples, to_layout
 from autoprune.fidelity import policy_at
@@ -130,29 +130,15 @@ def _check_recipes(job: Job, space: SearchSpace) -> None:
             "space.recovery decides how networks are trained, and the lowest rung, which judges "
             "it, does not train: give rungs.0 finetune_steps or finetune_epochs"
         )
-    for place, each in rungs.items():
-        _check_recovery(f"rungs.{place}.recovery", each.recovery.name, lowest, {place: each})
-    for name in chosen:
-        _check_recovery("space.recovery", name, lowest, rungs)
-
-
-def _check_recovery(path: str, name: str, lowest: Policy, rungs: Mapping[int, RungSpec]) -> None:
-    """Raise `InputError` for one that trains the dense network where that does not go."""
-    if not plugins.load("recovery", name).begins_dense:
-        return
-    if lowest.is_sparse or lowest.factorises:
-        raise InputError(
-            f"{path}: {name!r} trains the dense network before units leave, and this space lets "
-            "single weights or ranks leave too; take another recovery, such as finetune, or "
-            "leave space.weights and space.rank out"
-        )
     for place, rung in rungs.items():
-        if rung.quantize_aware == "lsq":
-            raise InputError(
-                f"{path}: {name!r} trains the dense network, and rungs.{place}.quantize_aware: "
-                "lsq learns the steps of the carved one; take another recovery, such as "
-                "finetune, or leave quantize_aware out: the network is rounded afterwards then"
-            )
+        named = {f"rungs.{place}.recovery": (rung.recovery.name,), "space.recovery": chosen}
+        for path, name in ((path, name) for path, names in named.items() for name in names):
+            kind = plugins.load("recovery", name)
+            if reason := obstacle(kind, lowest, rung, f"rungs.{place}."):
+                raise InputError(
+                    f"{path}: {name!r} {reason}; take another recovery, such as finetune, or "
+                    "leave space.weights, space.rank or quantize_aware out"
+                )
 
 
 def _training_rungs(job: Job) -> dict[int, RungSpec]:

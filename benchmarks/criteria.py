@@ -47,6 +47,9 @@ ROOT = Path(__file__).resolve().parents[1]
 SEEDS = (0, 1, 2)
 SHARES = (0.7, 0.5)
 KEPT = 0.1
+# The passes that criteria by gradients need.
+FIRST = "forward and backward"
+SECOND = "forward, backward and the product with the Hessian"
 CHECKPOINT = ROOT / "runs" / "criteria-transformer.pt"
 
 
@@ -114,10 +117,8 @@ def speed() -> Iterator[dict[str, Any]]:
     labels = torch.arange(64) % 1000
     groups = discover(model, inputs[:2]).groups
     bare = {"forward": _seconds(lambda: forward(model, inputs))}
-    bare["forward and backward"] = _seconds(lambda: backward(model, inputs, labels))
-    bare["forward, backward and the product with the Hessian"] = _seconds(
-        lambda: backward_twice(model, inputs, labels)
-    )
+    bare[FIRST] = _seconds(lambda: backward(model, inputs, labels))
+    bare[SECOND] = _seconds(lambda: backward_twice(model, inputs, labels))
     for what, taken in bare.items():
         yield {"bare": what, "seconds": round(taken, 2)}
     for name in fitting():
@@ -126,8 +127,7 @@ def speed() -> Iterator[dict[str, Any]]:
         taken = _seconds(lambda: score_groups(criterion, Evidence(model, groups, samples)))  # noqa: B023
         line = {"criterion": name, "cost": criterion.cost, "seconds": round(taken, 2)}
         if criterion.cost == "gradients":
-            passes = list(bare.values())[2 if name == "grasp" else 1]
-            line["over_passes"] = round(taken / passes, 2)
+            line["over_passes"] = round(taken / bare[SECOND if name == "grasp" else FIRST], 2)
         yield line
 
 

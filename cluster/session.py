@@ -62,8 +62,7 @@ def search(
     _check_place(job, address, detach)
     directory = Path("runs") / job.name if run is None else Path(run)
     if not _exists(directory, resume=resume):
-        here = address is None
-        create(job, directory, warm_start=warm_start, store=store, is_elsewhere=not here)
+        create(job, directory, warm_start=warm_start, store=store, is_elsewhere=address is not None)
     elif warm_start is not None or store is not None:
         raise RunError(f"{directory} has begun already: a warm start and a store are for new runs")
     _check_same(job, directory)

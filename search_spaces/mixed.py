@@ -96,12 +96,9 @@ class Mixed(SearchSpace):
             depth=depth,
         )
         self._layers = _all_axes(groups, _Lists(bits, activation_bits, rank, weights), protect)
-        self._recipe: dict[str, tuple[str, ...]] = {
-            "criterion": (criterion,) if isinstance(criterion, str) else criterion,
-            "repair": repair,
-            "rounding": rounding,
-            "recovery": recovery,
-        }
+        criteria = (criterion,) if isinstance(criterion, str) else criterion
+        recipe = {"criterion": criteria, "repair": repair}
+        self._recipe = recipe | {"rounding": rounding, "recovery": recovery}
         self.parameters = (
             *self._units.parameters,
             *(axis for each in self._layers for axis in each.parameters),

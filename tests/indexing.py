@@ -110,8 +110,7 @@ def logs(draw: st.DrawFn) -> list[Event]:
     """Draw a log that could have been written: promotions, retries, reports, sessions."""
     log, times, now = [entries.opened()], [100.0], 100.0
     rungs: dict[int, int] = {}
-    waiting: list[int] = []
-    completed: list[int] = []
+    waiting, completed = list[int](), list[int]()
 
     def ask(policy: Policy, rung: int, parent: int | None, searcher: str) -> Entry:
         number = len(rungs)

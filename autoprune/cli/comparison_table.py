@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autoprune.comparison.contest import Comparison
+from autoprune.comparison.method import Method
 from autoprune.comparison.target import Target
 from autoprune.comparison.verdict import Difference, Row
 from autoprune.numbers import readable
@@ -44,7 +45,7 @@ def _table(done: Comparison, share: float, others: Sequence[str]) -> Table:
     """Return the rows of a share, with these metrics beside the error."""
     rows = [row for row in done.rows if row.share == share]
     # Where no criterion makes a difference, one row stands for all.
-    same = {x: row.method for row in rows if (x := row.method.recovery) in done.indifferent}
+    stand_ins = _stand_ins(rows, done)
     table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("criterion", overflow="fold")
     if done.request.recoveries:
@@ -56,8 +57,8 @@ def _table(done: Comparison, share: float, others: Sequence[str]) -> Table:
     for column in ("to\nbest", "to\nrandom"):
         table.add_column(column, no_wrap=True)
     for row in rows:
-        stands_for_all = row.method in same.values()
-        if row.method.recovery in same and not stands_for_all:
+        stands_for_all = row.method in stand_ins
+        if row.method.recovery in done.indifferent and not stands_for_all:
             continue
         scoring = None if stands_for_all else done.ledger.scorings.get(row.method.criterion)
         names = [_ANY if stands_for_all else row.method.criterion, row.method.recovery]
@@ -71,6 +72,17 @@ def _table(done: Comparison, share: float, others: Sequence[str]) -> Table:
             "" if stands_for_all else _words(row.from_random),
         )
     return table
+
+
+def _stand_ins(rows: Sequence[Row], done: Comparison) -> set[Method]:
+    """Return the method that stands for all criteria with each recovery that reads none.
+
+    The first one, for those that failed come last.
+    """
+    found: dict[str | None, Method] = {}
+    for row in rows:
+        found.setdefault(row.method.recovery, row.method)
+    return {each for name, each in found.items() if name in done.indifferent}
 
 
 def _title(done: Comparison, target: Target) -> str:

@@ -28,6 +28,7 @@ app = typer.Typer(
 )
 
 
+StoreUrl = Annotated[str | None, typer.Option(metavar="URL", help="Log in a PostgreSQL database.")]
 RunDirectory = Annotated[Path, typer.Argument(metavar="RUN", help="The run's directory.")]
 
 
@@ -36,9 +37,7 @@ def search(
     job: JobFile,
     run: Annotated[Path | None, typer.Option(help="Directory of the run [runs/NAME].")] = None,
     address: Annotated[str | None, typer.Option(help="An existing Ray cluster.")] = None,
-    store: Annotated[
-        str | None, typer.Option(metavar="URL", help="Log in a PostgreSQL database.")
-    ] = None,
+    store: StoreUrl = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Leave the search to the cluster and return.")
     ] = False,

@@ -29,29 +29,34 @@ def _file(text: str) -> typer.models.OptionInfo:
     return option
 
 
+Directory = Annotated[Path, typer.Option("--dir", help="Where jobs and all about them are kept.")]
+StoreUrl = Annotated[
+    str | None, typer.Option(metavar="URL", help="Logs in PostgreSQL [SQLite files].")
+]
+RayAddress = Annotated[
+    str | None, typer.Option(metavar="ADDRESS", help="A Ray cluster [one of its own].")
+]
+Insecure = Annotated[
+    bool, typer.Option("--insecure", help="Without TLS or tokens.", rich_help_panel=_TLS)
+]
+Catalog = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Models and data that jobs may name.")
+]
+
+
 @app.command()
 def serve(
-    directory: Annotated[
-        Path, typer.Option("--dir", help="Where jobs and all about them are kept.")
-    ] = Path("service"),
-    store: Annotated[
-        str | None, typer.Option(metavar="URL", help="Logs in PostgreSQL [SQLite files].")
-    ] = None,
+    directory: Directory = Path("service"),
+    store: StoreUrl = None,
     host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0: any that is free.")] = 50051,
-    ray: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="A Ray cluster [one of its own].")
-    ] = None,
+    ray: RayAddress = None,
     tls_cert: Annotated[Path | None, _file("The server's certificate.")] = None,
     tls_key: Annotated[Path | None, _file("Its key.")] = None,
     tls_client_ca: Annotated[Path | None, _file("Clients need a certificate of it.")] = None,
     token_file: Annotated[Path | None, _file("Tokens that `autoprune token` made.")] = None,
-    insecure: Annotated[
-        bool, typer.Option("--insecure", help="Without TLS or tokens.", rich_help_panel=_TLS)
-    ] = False,
-    catalog: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Models and data that jobs may name.")
-    ] = None,
+    insecure: Insecure = False,
+    catalog: Catalog = None,
     metrics_port: Annotated[int | None, typer.Option(help="Figures for Prometheus.")] = None,
     max_jobs: Annotated[int, typer.Option(help="Searched at the same time; 0: none.")] = 4,
     max_watchers: Annotated[int, typer.Option(help="Streams at the same time.")] = 1000,

@@ -16,13 +16,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from autoprune import plugins
 from autoprune.comparison.arena import Arena, failed
 from autoprune.comparison.entry import Entry, Outcome, measured_json
 from autoprune.comparison.ledger import Ledger, check_place
 from autoprune.comparison.method import Method, methods_of, require_recoveries
 from autoprune.comparison.request import Request, compared_job
 from autoprune.comparison.target import Target, targets_of
-from autoprune.comparison.verdict import Row, indifferent, rows_of
+from autoprune.comparison.verdict import Row, rows_of
 from autoprune.comparison.weight_target import weight_targets
 from autoprune.contracts.objective import Objective, Stage
 from autoprune.graph.group import GroupTable
@@ -74,8 +75,12 @@ class Comparison:
 
     @property
     def indifferent(self) -> tuple[str, ...]:
-        """The named recoveries with which the criterion made no difference."""
-        return indifferent(self.rows)
+        """The named recoveries that choose single weights without reading a criterion.
+
+        With each of them all criteria end with the same network.
+        """
+        named = self.request.recoveries if self.request.of_weights else ()
+        return tuple(x for x in named if not plugins.load("recovery", x).reads_criterion)
 
     @property
     def ascending(self) -> list[float]:

@@ -24,7 +24,7 @@ class Outcome:
     class is wrong, shape (samples,); or why there is nothing.
 
     `network` is equal for networks that are equal: the same is kept, by the same recovery and
-    seed where these matter. `outputs` is a hash of what it computes on T.
+    seed where these matter.
     """
 
     network: str = ""
@@ -32,7 +32,6 @@ class Outcome:
     wrong: np.ndarray | None = None
     seconds: float = 0.0
     failure: Failure | None = None
-    outputs: str = ""
 
     @property
     def is_final(self) -> bool:
@@ -43,7 +42,6 @@ class Outcome:
         """Return a JSON object; notes and parts of measurements are left out."""
         return {
             "network": self.network,
-            "outputs": self.outputs,
             "seconds": self.seconds,
             "failure": self.failure.to_json() if self.failure else None,
             "measured": measured_json(self.measured),
@@ -60,7 +58,6 @@ class Outcome:
             None if wrong is None else _unpacked(wrong),
             body["seconds"],
             None if failure is None else Failure.from_json(failure),
-            body["outputs"],
         )
 
 

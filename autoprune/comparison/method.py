@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from autoprune import plugins
 from autoprune.contracts.recovery import Recovery
 from autoprune.errors import InputError, PluginError
+from autoprune.evaluation.recovery import obstacle
 from autoprune.job.spec import RungSpec
 from autoprune.policy import Policy
 
@@ -70,13 +71,8 @@ def require_recoveries(named: Sequence[str], rung: RungSpec, policies: Sequence[
 
 def _impossible(kind: type[Recovery], rung: RungSpec, policies: Sequence[Policy]) -> str | None:
     """Return why networks cannot be trained so; None where they can."""
-    if not kind.begins_dense:
-        return None
-    if any(each.is_sparse or each.factorises for each in policies):
-        return "it trains the dense network before whole units leave, and more than units leave"
-    if rung.quantize_aware == "lsq":
-        return "it trains the dense network, and quantize_aware: lsq learns steps of the carved one"
-    return None
+    reasons = (obstacle(kind, each, rung) for each in policies)
+    return next((f"it {reason}" for reason in reasons if reason), None)
 
 
 def _idle(kind: type[Recovery], policies: Sequence[Policy]) -> str | None:

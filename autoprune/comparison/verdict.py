@@ -8,7 +8,7 @@ the same seeds. The yardstick is random choice with the same recovery.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -154,24 +154,6 @@ def rows_of(
 
     order = sorted(methods, key=place)
     return [by_method[method] for by_method in table.values() for method in order]
-
-
-def indifferent(rows: Iterable[Row]) -> tuple[str, ...]:
-    """Return the named recoveries with which all criteria, two at least, gave equal networks.
-
-    Told by what they compute on T, under every share and seed.
-    """
-    found: dict[str, dict[tuple[float, int], list[str]]] = {}
-    for row in rows:
-        for each in row.entries:
-            if row.method.recovery is not None and each.outcome.failure is None:
-                own = found.setdefault(row.method.recovery, {})
-                own.setdefault((row.share, each.seed), []).append(each.outcome.outputs)
-    return tuple(
-        name
-        for name, own in found.items()
-        if all(len(each) > 1 and len(set(each)) == 1 for each in own.values())
-    )
 
 
 def _row(entries: Mapping[Key, Entry], method: Method, share: float, seeds: Sequence[int]) -> Row:

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.contracts.executor import WorkItem
+from autoprune.contracts.recovery import Recovery
 from autoprune.errors import PolicyError, RunError
 from autoprune.evaluation.clock import Clock
 from autoprune.evaluation.generation import load_net
 from autoprune.evaluation.pruning_net import PruningNet
-from autoprune.evaluation.recovery import Recoveries, recovery_of
+from autoprune.evaluation.recovery import Recoveries, obstacle, recovery_of
 from autoprune.evaluation.repair import recalibrate
 from autoprune.evaluation.sparsification import Sparsification
 from autoprune.evaluation.workbench import Workbench, kept_network
@@ -62,7 +63,7 @@ class Builder:
         kind = self._recoveries.kind(policy, rung)
         steps: Steps = {}
         if kind is not None and kind.begins_dense and policy.removes:
-            network = self._carved_after_training(item, clock)
+            network = self._carved_after_training(item, kind, clock)
             self._recalibrate(network, policy, rung, dtype, clock, trained=True)
         else:
             network, sparsity = self._cut(policy, rung, clock)
@@ -91,18 +92,17 @@ class Builder:
                 self._factorise(network, policy, rung)
         return network, self._sparsified(network, policy, rung, clock)
 
-    def _carved_after_training(self, item: WorkItem, clock: Clock) -> nn.Module:
+    def _carved_after_training(
+        self, item: WorkItem, kind: type[Recovery], clock: Clock
+    ) -> nn.Module:
         """Return a network whose units leave after a training that prepared for it.
 
-        Raises `PolicyError` where anything else than units and bits is decided.
+        Raises `PolicyError` where such a recovery does not go with the policy.
         """
         bench, policy, rung = self.bench, item.policy, self.bench.job.rungs[item.rung]
-        if policy.is_sparse or policy.factorises or policy.recipe.pruning_net is not None:
+        if reason := obstacle(kind, policy, rung):
             named = recovery_of(policy, rung).name
-            raise PolicyError(
-                f"recovery {named!r} trains the dense network before units leave, so it goes with "
-                "units and bits alone; use finetune where weights or ranks leave too"
-            )
+            raise PolicyError(f"recovery {named!r} {reason}; take another, such as finetune")
         network = cloned(bench.model, {})
         removal = Removal(bench.plan, policy, bench.preparation.scores)
         with clock.phase("recover"):

@@ -42,6 +42,26 @@ def recovery_of(policy: Policy, rung: RungSpec) -> PluginSpec:
     return rung.recovery if named in (None, rung.recovery.name) else PluginSpec(name=named)
 
 
+def obstacle(kind: type[Recovery], policy: Policy, rung: RungSpec, path: str = "") -> str | None:
+    """Return what a recovery does that does not go with a policy at a rung; None where it goes.
+
+    `path` is where the keys of the rung stand in the job, as `rungs.1.`.
+    """
+    if not kind.begins_dense:
+        return None
+    if policy.is_sparse or policy.factorises or policy.recipe.pruning_net is not None:
+        return (
+            "trains the dense network before units leave, and more than units leave here, by "
+            "weights, by rank, or by generated kernels"
+        )
+    if rung.quantize_aware == "lsq":
+        return (
+            f"trains the dense network, and {path}quantize_aware: lsq learns steps of the "
+            "carved one; without it the network is rounded afterwards"
+        )
+    return None
+
+
 class Recoveries:
     """Trains candidates of a workbench as their rungs say.
 

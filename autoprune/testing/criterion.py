@@ -121,7 +121,12 @@ class CriterionContract:
 
 
 class WeightCriterionContract(CriterionContract):
-    """What criteria promise that judge single weights as well."""
+    """What criteria promise that judge single weights as well.
+
+    `slack` is by what share of the largest saliency rounding may change one.
+    """
+
+    slack = 1e-5
 
     def make(self) -> WeightCriterion:
         """Return the criterion under test."""
@@ -141,9 +146,8 @@ class WeightCriterionContract(CriterionContract):
             self.make().saliencies(self.evidence(order)) for order in (torch.arange(UNITS), _ORDER)
         )
         order = _ORDER.numpy()
-        # Weights that count for little may differ by rounding: it decides which of two that are
-        # worth the same leaves first.
-        slack = {name: 1e-3 * float(np.abs(each).max()) for name, each in plain.items()}
+        # Weights that count for nearly nothing may differ by rounding.
+        slack = {name: self.slack * float(np.abs(each).max()) for name, each in plain.items()}
         for name, each in (
             ("0.weight", plain["0.weight"][order]),
             ("3.weight", plain["3.weight"][:, order]),

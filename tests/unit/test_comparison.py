@@ -300,7 +300,7 @@ def test_outcomes_come_back_as_they_were() -> None:
     wrong = np.random.default_rng(0).random(37) < 0.5
     measured = {"search": {"error": Measurement(0.1, 0.05, 0.2)}, "report": {}}
     for outcome in (
-        Outcome("abc", measured, wrong, 1.5, outputs="def"),
+        Outcome("abc", measured, wrong, 1.5),
         Outcome(failure=Failure(FailureKind.CRASH, "no")),
     ):
         again = Outcome.from_json(json.loads(json.dumps(outcome.to_json())))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from autoprune.comparison.entry import Entry, Outcome
 from autoprune.comparison.method import Method
-from autoprune.comparison.verdict import Spread, difference, indifferent, rows_of
+from autoprune.comparison.verdict import Spread, difference, rows_of
 from autoprune.trial import Failure, FailureKind
 from tests.comparing import entry
 
@@ -116,20 +115,3 @@ def test_the_yardstick_is_random_choice_with_the_same_recovery() -> None:
     assert (worse.is_better, worse.is_worse) == (False, True)
     assert [row.rank for row in rows] == [1, 1, 2, 3]
     assert [row.to_json()["recovery"] for row in rows] == ["rigl", "finetune", "rigl", "finetune"]
-
-
-def test_criteria_make_no_difference_where_all_of_them_give_equal_networks() -> None:
-    def made(criterion: str, seed: int, recovery: str | None, outputs: str) -> Entry:
-        one = entry(criterion, 0.3, seed, 0.1, [1], recovery)
-        return replace(one, outcome=replace(one.outcome, outputs=outputs))
-
-    given = [
-        *(made(x, seed, "gradual", f"g{seed}") for x in ("l1", "random") for seed in (0, 1)),
-        *(made(x, seed, "rigl", f"{x * seed}") for x in ("l1", "random") for seed in (0, 1)),
-        made("l1", 0, "set", "s"),
-        *(made(x, 0, None, "n") for x in ("l1", "random")),
-    ]
-    entries = {each.key: each for each in given}
-    methods = list(dict.fromkeys(each.method for each in given))
-    rows = rows_of(entries, methods, (0.3,), (0, 1))
-    assert indifferent(rows) == ("gradual",)

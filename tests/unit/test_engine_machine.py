@@ -334,7 +334,7 @@ def test_whatever_happens_the_log_is_right(
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_whatever_happens_the_log_is_right_for_longer(engine: Callable[[], Engine]) -> None:
-    run_state_machine_as_test(engine, settings=_settings(150, 50))
+    run_state_machine_as_test(engine, settings=_settings(500, 50))
 
 
 @pytest.mark.parametrize("fault", [AWAY, AWAY_AFTER_WRITING])

@@ -79,7 +79,7 @@ def of(trial: Trial, split: str, metric: str) -> list[float]:
 
 
 @given(logs(), st.sampled_from([None, 0.05, 0.4]), st.integers(1, 5))
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=50)
 def test_as_of_every_event_it_answers_as_a_run_that_ends_there(
     events: list[Event], significance: float | None, at_once: int
 ) -> None:

@@ -25,7 +25,7 @@ EVEN: tuple[list[Step], bool] = ([("padded", 1, 1), ("relu",), ("padded", 1, 1)]
 @given(STEP_LISTS, st.booleans())
 @example(*FAINT)
 @example(*EVEN)
-@settings(deadline=None, max_examples=60, derandomize=True)
+@settings(deadline=None, max_examples=100, derandomize=True)
 def test_random_networks_are_carved_exactly(steps: list[Step], flat: bool) -> None:
     assert_exact(*built(steps, flat))
 

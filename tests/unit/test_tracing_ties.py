@@ -222,23 +222,21 @@ def grid(outer: Ids | None, inner: Ids | None, made: Ids, rows: int) -> list[Con
 @st.composite
 def histories(draw: st.DrawFn) -> tuple[Ties, list[Ids], list[Condition]]:
     """Draw calls on `Ties`; return it, all variables, and what was asked for."""
-    ties = Ties()
+    ties, asked = Ties(), list[Condition]()
     lists = [ties.fresh(draw(st.integers(1, 4))) for _ in range(draw(st.integers(1, 2)))]
-    asked: list[Condition] = []
 
     def some(size: int | None = None) -> Ids:
         ids = draw(st.sampled_from(lists))
         places = st.integers(0, len(ids) - 1)
-        size = draw(st.integers(1, 4)) if size is None else size
-        return ids[draw(st.lists(places, min_size=size, max_size=size))]
+        least, most = (1, 4) if size is None else (size, size)
+        return ids[draw(st.lists(places, min_size=least, max_size=most))]
 
     for _ in range(draw(st.integers(0, 6))):
         if len(names(ties, np.concatenate(lists))) > 8:
             break
         kind = draw(st.sampled_from(["tie", "freeze", "merge", "product", "split", "fresh"]))
         if kind == "tie":
-            left = some()
-            right = some(len(left))
+            right = some(len(left := some()))
             ties.tie(left, right)
             asked += equal(left, right)
         elif kind == "freeze":
