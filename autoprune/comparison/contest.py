@@ -79,7 +79,7 @@ class Comparison:
 
         With each of them all criteria end with the same network.
         """
-        named = self.request.recoveries if self.request.of_weights else ()
+        named = self.request.recoveries
         return tuple(x for x in named if not plugins.load("recovery", x).reads_criterion)
 
     @property

@@ -19,6 +19,7 @@ from autoprune.contracts.objective import Goal
 from autoprune.controller.roster import DENSE
 from autoprune.front import Front
 from autoprune.numbers import readable
+from autoprune.policy import UNTOUCHED
 from autoprune.report.summary import described, labels
 from autoprune.run import Run
 from autoprune.trial import Evaluation, Measurement, Trial, shown
@@ -145,7 +146,7 @@ def bits_figure(run: Run) -> Any | None:
     layers = [
         layer.name
         for layer in run.graph.groups.layers
-        if any(layer.name in policy.layers for policy in policies)
+        if any(policy.layer(layer.name).weight_bits < UNTOUCHED.weight_bits for policy in policies)
     ]
     if not layers:
         return None

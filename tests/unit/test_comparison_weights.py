@@ -219,6 +219,19 @@ def test_what_no_criterion_decides_is_trained_once(
     assert sorted(named) == ["any gradual", "l1 finetune", "l2 finetune", "random finetune"]
 
 
+def test_a_criterion_that_fails_does_not_stand_for_all(
+    job: Mapping[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = "tests.unit.test_comparison_weights:Undefined"
+    print_comparison(
+        compared(job, tmp_path / "x.json", of_weights((broken,), rung=1, recoveries=("gradual",)))
+    )
+    (row,) = (x for x in capsys.readouterr().out.splitlines() if x.split()[:1] == ["any"])
+    assert row.split()[:2] == ["any", "gradual"]
+    assert "%" in row
+    assert "failed" not in row
+
+
 @pytest.mark.parametrize(
     ("space", "whole", "stays"),
     [

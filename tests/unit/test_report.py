@@ -12,8 +12,8 @@ import pytest
 
 from autoprune.contracts.store import Entry
 from autoprune.front import Front
-from autoprune.policy import Policy
-from autoprune.report.figures import convergence_figure, front_figure, policy_figure
+from autoprune.policy import LayerDecision, Policy
+from autoprune.report.figures import bits_figure, convergence_figure, front_figure, policy_figure
 from autoprune.report.html import render, write_report
 from autoprune.report.summary import WHOLE, summarise
 from autoprune.run import Run
@@ -135,6 +135,14 @@ def test_the_heat_map_has_a_row_per_group_and_a_column_per_member(run: Run) -> N
     assert list(heat.y) == [group.name for group in PROBLEM.groups.prunable]
     assert list(heat.x) == [f"#{trial.number}" for trial in members]
     assert heat.z[1][2] == members[2].policy.keep_ratio("conv2")
+
+
+def test_bits_are_drawn_where_a_kernel_has_fewer(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = run.graph.groups.layers[0].name
+    for decision, is_drawn in ((LayerDecision(keep_ratio=0.5), False), (LayerDecision(8), True)):
+        policy = Policy(layers={layer: decision})
+        monkeypatch.setattr(Run, "as_evaluated", lambda *_, policy=policy: policy)
+        assert (bits_figure(run) is not None) == is_drawn
 
 
 def test_text_of_the_job_is_escaped(run: Run) -> None:
